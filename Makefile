@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka demo-mdm e2e-mdm pilot fmt lint type test test-unit bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka demo-mdm e2e-mdm pilot fmt lint type test test-unit test-security bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short faults coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -53,6 +53,10 @@ test: lint type ## check style and types, and run all tests but e2e-mdm and pilo
 test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
+
+test-security: ## attack a running service as a sender does (tests/security)
+	@tools/environment dev
+	@$(BIN)/python -m pytest tests/security -n 2 $(PYTEST_ARGS)
 
 pilot: ## let 3,000 Macs pass two weeks of dry run, then take one site live
 	@tools/environment dev

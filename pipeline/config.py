@@ -26,8 +26,9 @@ class SenderSettings(_SecretSettings):
     The secrets are the fields of SECRET_SETTINGS, each None if it is not configured. A sender sends
     its `<source>_secret` as a bearer token, as the password of HTTP Basic, or in the header
     `X-Drydock-Secret`. `nanomdm_hmac_key` is the value of NanoMDM's option -webhook-hmac-key.
-    `events_secret` is for /v1/events and /v1/feeds. Requests of a source without a secret are
-    accepted only if the server listens on the loopback interface.
+    A feed's secret is for /v1/feeds, `events_secret` and `advisories_secret` are for /v1/events,
+    where every other secret is valid too. As soon as one secret is configured, requests of a source
+    without one are refused.
     At most `max_waiting` requests wait to become durable, and the bodies of requests in progress
     have at most `max_waiting_bytes`; further requests get 429.
     """
@@ -42,7 +43,7 @@ class SenderSettings(_SecretSettings):
     def secret_of(self, source: str) -> str | None:
         """Return the secret of `source`; None if it is not configured.
 
-        `source` is one of WEBHOOK_SOURCES, or `events`.
+        `source` is the name of a source, or `events` or `advisories`.
         """
         return self._value(f"{source}_secret")
 
@@ -53,11 +54,6 @@ class SenderSettings(_SecretSettings):
         """
         key = self._value(HMAC_KEYS[source]) if source in HMAC_KEYS else None
         return None if key is None else key.encode()
-
-    @property
-    def has_secrets(self) -> bool:
-        """True if the secret or key of at least one sender is configured."""
-        return any(self._value(name) is not None for name in SECRET_SETTINGS)
 
     def _value(self, name: str) -> str | None:
         secret: SecretStr | None = getattr(self, name)

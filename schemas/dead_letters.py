@@ -30,6 +30,8 @@ class DeadLetterCode(StrEnum):
     USER_CHANNEL = "user_channel"
     NOT_A_MAC = "not_a_mac"
     UNREADABLE = "unreadable"
+    FORBIDDEN = "forbidden"
+    BAD_IDENTITY = "bad_identity"
     BUG = "bug"
 
 
@@ -39,7 +41,7 @@ class DeadLetter(WireModel):
     `where` is the position of the error in the input (`$.OSVersions[2].Build`, `line 3`). `origin`
     is the input's source: a file, `topic/partition/offset`, a webhook. `raw` is the base64 of its
     redacted bytes, None if they exceed the size limit. `raw_sha256` and `raw_size` describe the
-    bytes as received.
+    bytes as received. `sender` is the login that delivered it, None for an input of Drydock's own.
     """
 
     code: DeadLetterCode
@@ -48,6 +50,7 @@ class DeadLetter(WireModel):
     source: TextField
     origin: TextField = ""
     received_at: AwareDatetime | None = None
+    sender: TextField | None = None
     raw: str | None = None
     raw_sha256: str
     raw_size: Annotated[int, Field(ge=0)]
@@ -83,6 +86,7 @@ def make_dead_letter(
     origin: str,
     received_at: datetime,
     redacted: bytes | None = None,
+    sender: str | None = None,
     max_kept_bytes: int = MAX_KEPT_BYTES,
 ) -> DeadLetter:
     """Return a dead letter for these bytes, with the code, detail and path of `reason`.
@@ -97,9 +101,10 @@ def make_dead_letter(
         code=reason.code,
         detail=clean_text(reason.detail),
         where=clean_text(reason.where),
-        source=source,
+        source=clean_text(source),
         origin=clean_text(origin),
         received_at=received_at,
+        sender=sender,
         raw=None if kept is None else base64.b64encode(kept).decode(),
         raw_sha256=hashlib.sha256(raw).hexdigest(),
         raw_size=len(raw),

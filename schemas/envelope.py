@@ -7,6 +7,9 @@ Specification: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.
 - `time`: the time at the source for which the data is true
 - `rawsha256`: digest of the original payload, an extension attribute
 - `rawbase64`, `rawmediatype`: the redacted payload, present only if its bytes are kept
+- `sender`, `receivedat`: the login that delivered the event, and the time at which the program
+  accepted it; set by that program, never by the sender. Drydock's own events have neither
+- `claimedtime`: the time that the sender gave, if it was implausible and `time` is that of receipt
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -39,6 +42,7 @@ from schemas.events.control import (
 )
 from schemas.events.inventory import InventoryReported
 from schemas.fast.json_bytes import issued_json
+from schemas.ids import TextField
 from schemas.jobs import JobIssued, JobSuperseded
 from schemas.model import WireModel
 from schemas.results import JobResult
@@ -71,6 +75,9 @@ class CloudEvent(WireModel):
     rawsha256: str | None = None
     rawmediatype: str | None = None
     rawbase64: str | None = None
+    sender: TextField | None = None
+    receivedat: AwareDatetime | None = None
+    claimedtime: AwareDatetime | None = None
 
 
 class InventoryEvent(CloudEvent):

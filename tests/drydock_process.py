@@ -1,11 +1,12 @@
 """`drydock run` as a process of its own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +15,18 @@ DRYDOCK = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
 
 class Running:
-    """A started `drydock run` that listens at `url`; `log_lines` has its log so far."""
+    """A started `drydock run` that listens at `url`; `log_lines` has its log so far.
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
-        where = ["--data-dir", str(data_dir), "--listen", "127.0.0.1:0", *options]
+    `env` is added to its environment. Without a secret in it, requests need none.
+    """
+
+    def __init__(self, data_dir: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
+        where = ["--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--insecure-loopback"]
         self.process = subprocess.Popen(
-            [*DRYDOCK, "run", *where], stderr=subprocess.PIPE, text=True
+            [*DRYDOCK, "run", *where, *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict(env or {}),
         )
         self.log_lines: list[str] = []
         assert self.process.stderr is not None
@@ -49,9 +56,11 @@ class Running:
 
 
 @contextmanager
-def running(data_dir: Path, *options: str) -> Iterator[Running]:
+def running(
+    data_dir: Path, *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """Run a service that does not outlive the block."""
-    service = Running(data_dir, *options)
+    service = Running(data_dir, *options, env=env)
     try:
         yield service
     finally:

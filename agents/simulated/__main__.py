@@ -34,7 +34,7 @@ def main(
         ),
     ] = None,
     secret: Annotated[
-        str | None, typer.Option(envvar="DRYDOCK_SIMULATED_SECRET", help="The gateway's secret.")
+        str | None, typer.Option(envvar="DRYDOCK_SIMULATED_SECRET", help="NanoMDM's secret.")
     ] = None,
 ) -> None:
     """Serve simulated Macs to other processes."""

@@ -71,13 +71,15 @@ class GatewaySink:
     """Sink that posts to a gateway as real senders do.
 
     MDM messages are NanoMDM webhooks, one in a request; other events are CloudEvents, many in a
-    request. The order of the events is kept.
+    request. The order of the events is kept. `secret` is that of NanoMDM, `feed_secret` that of the
+    feed whose releases are posted; None sends no secret.
     """
 
-    def __init__(self, url: str, secret: str | None) -> None:
+    def __init__(self, url: str, secret: str | None, feed_secret: str | None = None) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._headers = {} if secret is None else {"X-Drydock-Secret": secret}
+        self._secret = secret
+        self._feed_secret = feed_secret
         self._connection: http.client.HTTPConnection | None = None
 
     def __call__(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
@@ -89,26 +91,32 @@ class GatewaySink:
         plain: list[DeviceEvent | AdvisoryEvent] = []
         for event in events:
             hook = webhook_of(event)
-            if hook is None:
+            if hook is None and not isinstance(event, AdvisoryEvent):
                 plain.append(event)
                 continue
-            self._post_events(plain)
+            self._post_events(plain, self._secret)
             plain = []
-            self._post("/webhooks/nanomdm", json.dumps(hook).encode(), "application/json")
-        self._post_events(plain)
+            if hook is None:
+                self._post_events([event], self._feed_secret)
+            else:
+                body = json.dumps(hook).encode()
+                self._post("/webhooks/nanomdm", body, "application/json", self._secret)
+        self._post_events(plain, self._secret)
 
     def close(self) -> None:
         """Close the connection; a later call opens a new one."""
         if self._connection is not None:
             self._connection.close()
 
-    def _post_events(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
+    def _post_events(
+        self, events: Sequence[DeviceEvent | AdvisoryEvent], secret: str | None
+    ) -> None:
         """Post events as CloudEvents in one request; nothing without events. Raises SinkError."""
         if events:
             body = b"\n".join(encode(event) for event in events)
-            self._post("/v1/events", body, "application/x-ndjson")
+            self._post("/v1/events", body, "application/x-ndjson", secret)
 
-    def _post(self, path: str, body: bytes, kind: str) -> None:
+    def _post(self, path: str, body: bytes, kind: str, secret: str | None) -> None:
         """Post one body with `kind` as its content type.
 
         Raises SinkError if the gateway does not respond with status 200.
@@ -118,7 +126,9 @@ class GatewaySink:
                 self._connection = http.client.HTTPConnection(
                     self._host, self._port, timeout=_TIMEOUT_S
                 )
-            headers = {"Content-Type": kind, **self._headers}
+            headers = {"Content-Type": kind}
+            if secret is not None:
+                headers["X-Drydock-Secret"] = secret
             self._connection.request("POST", path, body, headers)
             response = self._connection.getresponse()
             text = response.read()

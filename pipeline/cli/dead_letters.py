@@ -118,9 +118,12 @@ def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
 
     Exit 2 if the service or the data directory cannot be used.
     """
+    from pipeline.config import SenderSettings
     from pipeline.embedded.operator_requests import replay as replay_request
+    from pipeline.gateway.logins import environment_logins
 
-    path, request = f"/v1/dead-letters/{seq}/replay", replay_request(seq, _redactor(data_dir))
+    request = replay_request(seq, _redactor(data_dir), environment_logins(SenderSettings()).sender)
+    path = f"/v1/dead-letters/{seq}/replay"
     response = send_request(data_dir, "POST", path, request, refusable=True)
     refused = response.get("error")
     if as_json:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.output import fail
+from pipeline.cli.sender_options import InsecureLoopback
 
 
 def gateway(
@@ -29,13 +30,14 @@ def gateway(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Kafka brokers; default: DRYDOCK_KAFKA_BOOTSTRAP."),
     ] = None,
+    insecure_loopback: InsecureLoopback = False,
 ) -> None:
     """Accept webhooks and events over HTTP, for Kafka.
 
     The response is 200 once they are durable: in Kafka or, while Kafka is unreachable, in a bounded
     spool in the data directory. The spool is sent in order when Kafka is back. It can be killed at
     any moment. Secrets of senders come from the environment (DRYDOCK_NANOMDM_HMAC_KEY and others,
-    docs/operations.md).
+    docs/operations.md); without any, requests are refused.
     """
     from pydantic import ValidationError
 
@@ -52,6 +54,7 @@ def gateway(
             Listen.parse(listen),
             None if metrics_listen is None else Listen.parse(metrics_listen),
             kafka_settings(bootstrap),
+            insecure_loopback,
         )
         serve(plan, GatewaySettings(), make_log())
     except ValidationError as error:

@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import fail
+from pipeline.cli.sender_options import InsecureLoopback
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -49,12 +50,14 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     sofa: SofaFeed = None,
     gdmf: GdmfFeed = None,
     kev: KevFeed = None,
+    insecure_loopback: InsecureLoopback = False,
 ) -> None:
     """Serve one fleet from one data directory, without Kafka.
 
     It takes webhooks, decides, and issues jobs. It can be killed at any moment: after a restart it
     goes on, and no job is done twice. Secrets of senders come from the environment
-    (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/embedded.md); keys are made at the first start.
+    (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/embedded.md); without any, requests are refused.
+    Keys are made at the first start.
     Without --config it is a dry run: no real Mac is touched.
     """
     if dry_run + (simulate is not None) + (config is not None) > 1:
@@ -82,6 +85,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
             None if config is None else read_config(config).config,
             _feeds(sofa, gdmf, kev),
             fast_paths=fast_paths_wanted(),
+            insecure_loopback=insecure_loopback,
         )
         serve(plan, ServerSettings(), make_log())
     except PolicyError as error:

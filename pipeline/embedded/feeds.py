@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipeline.feeds.poller import DocumentResult, Poller
 from pipeline.gateway.event_sink import FeedSink, NotDurableError
 from pipeline.ingest.feed_review import FeedOutcome
+from pipeline.trust.senders import default_sender
 from runtime.logs import Log
 from runtime.retry import FEED, Backoff
 from schemas.feeds import FeedSource
@@ -26,7 +27,9 @@ class ServiceSink:
         many earlier entries.
         """
         try:
-            response = await self.sink.store_feed(source, document, accept_losses=accept_losses)
+            response = await self.sink.store_feed(
+                source, document, default_sender(source), accept_losses=accept_losses
+            )
         except NotDurableError as error:
             return DocumentResult(FeedOutcome.UNREACHABLE, detail=f"not accepted: {error}")
         return DocumentResult(

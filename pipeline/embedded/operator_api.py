@@ -105,7 +105,8 @@ class OperatorApi:
         """
         self.app.authenticator.check_admin(request.headers)
         seq = request.path_params["seq"]
-        return await self._submit(operator_requests.replay(seq, self.app.redactor))
+        sender_of = self.app.authenticator.logins().sender
+        return await self._submit(operator_requests.replay(seq, self.app.redactor, sender_of))
 
     async def _submit_body(
         self, request: Request, read: Callable[[bytes], WriteRequest]

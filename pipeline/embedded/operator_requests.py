@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, TypeVar
@@ -17,6 +17,7 @@ from pipeline.embedded.write_requests import retranslate
 from pipeline.gateway.endpoint import HttpError
 from pipeline.ingest.redaction import Redactor
 from pipeline.policy.file import PolicyError
+from pipeline.trust.senders import Sender
 from schemas.envelope import ApprovalGrantedEvent, InvalidEvent, decode
 from schemas.events.control import AttemptsReset, HaltScope, ResetScope
 from schemas.ids import TextField
@@ -215,12 +216,13 @@ def approve(raw: bytes) -> WriteRequest:
     return prepare
 
 
-def replay(seq: int, redactor: Redactor) -> WriteRequest:
+def replay(seq: int, redactor: Redactor, sender_of: Callable[[str], Sender | None]) -> WriteRequest:
     """Return the request that translates a dead letter again and stores its events.
 
     The dead letter is marked as replayed; the response has its number as `replayed` and the number
-    of `events`. When prepared, the request raises InvalidRequestError: there is no such dead letter
-    (404); it was replayed before, or a part of it still cannot be used (409).
+    of `events`. `sender_of` returns the sender of a name. When prepared, the request raises
+    InvalidRequestError: there is no such dead letter (404); it was replayed before, or a part of it
+    still cannot be used (409).
     """
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
@@ -232,7 +234,7 @@ def replay(seq: int, redactor: Redactor) -> WriteRequest:
         if letters[0].replayed_at is not None:
             raise InvalidRequestError(f"dead letter {seq} was replayed already", 409)
         try:
-            done = retranslate(letters[0], now, redactor)
+            done = retranslate(letters[0], now, redactor, sender_of)
         except ValueError as error:
             raise InvalidRequestError(f"dead letter {seq}: {error}", 409) from None
         objections = [letter.detail for letter in done.dead_letters]

@@ -30,6 +30,7 @@ from pipeline.feeds.poller import make_poller
 from pipeline.gateway.app import HttpApp
 from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.event_sink import NotDurableError
+from pipeline.gateway.logins import environment_logins
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
@@ -60,6 +61,7 @@ class ServicePlan:
     `policy_text` is put in force at the start; None keeps the stored policy. `open_macs` is called
     with the time and returns simulated Macs. `config` has the live sites; without both no Mac is
     touched. `feeds` are polled, if any. Without `fast_paths` the plain functions run.
+    `insecure_loopback` accepts requests from this machine while no sender has a secret.
     """
 
     data_dir: Path
@@ -69,6 +71,7 @@ class ServicePlan:
     config: AgentConfig | None = None
     feeds: FeedsSettings | None = None
     fast_paths: bool = True
+    insecure_loopback: bool = False
 
 
 def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
@@ -78,7 +81,8 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     JournalError, KeysError, PolicyError, or ValueError (the redaction key or the address cannot be
     used, or the address not without a secret).
     """
-    check_address(plan.listen, settings)
+    logins = environment_logins(settings)
+    check_address(plan.listen, logins, insecure_loopback=plan.insecure_loopback)
     keys = plan.data_dir / "keys"
     try:
         plan.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,7 +103,7 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     sink = SqliteSink(service_thread)
     app = HttpApp(
         sink,
-        Authenticator(settings, plan.listen.is_loopback, admin_token),
+        Authenticator(lambda: logins, plan.insecure_loopback, admin_token),
         settings,
         redactor,
         metrics,
@@ -167,8 +171,7 @@ async def _log_startup(app: HttpApp, sink: SqliteSink, plan: ServicePlan, url: s
         log.info("live sites; every other site is in dry run", **{key.SITE: [*plan.config.sites]})
     elif plan.open_macs is None:
         log.warning("dry run: jobs are decided, signed and recorded; no Mac is touched")
-    if not app.settings.has_secrets:
-        log.warning("no sender's secret is configured: only this machine is served")
+    app.authenticator.warn_without_secrets(log)
 
 
 def _open_macs(

@@ -20,6 +20,7 @@ from pipeline.embedded.service_thread import (
 )
 from pipeline.gateway.event_sink import BUSY_DETAIL, NotDurableError, Obstacle
 from pipeline.gateway.records import check_sizes
+from pipeline.trust.senders import Sender
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import FeedSource
@@ -54,14 +55,14 @@ class SqliteSink:
         await self.submit(prepare)
 
     async def store_feed(
-        self, source: FeedSource, document: bytes, *, accept_losses: bool
+        self, source: FeedSource, document: bytes, sender: Sender, *, accept_losses: bool
     ) -> dict[str, Any]:
         """Return the outcome of a whole feed document (`write_requests.feed`), once it is stored.
 
         Raises NotDurableError.
         """
         stored: dict[str, Any] = await self.submit(
-            write_requests.feed(source, document, accept_losses=accept_losses)
+            write_requests.feed(source, document, sender, accept_losses=accept_losses)
         )
         return stored
 

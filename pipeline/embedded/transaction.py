@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipeline.embedded.log import LastDecisionRow, Log
 from pipeline.embedded.names import event_names, record_names
 from pipeline.embedded.store import Store
-from pipeline.reconcile.changes import Changes
+from pipeline.reconcile.changes import Changes, Rejection
 from pipeline.reconcile.deciding import Sign
 from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.reconciler import Reconciler
@@ -17,7 +17,7 @@ from pipeline.state.device import Device
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry
 from runtime.trusted_keys import KeyRing
-from schemas.dead_letters import DeadLetter
+from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord, Reason, Severity, Verdict
 from schemas.envelope import Event
 from schemas.routing import event_key
@@ -47,21 +47,24 @@ def save_changes(
     """Write all changes except the rejections; return the events that were new in the log.
 
     The log gets the inputs in their order, then the decisions and derived events in theirs. Call
-    only inside a transaction of the store.
+    only inside a transaction of the store. A derived event whose id the log has with other content
+    is added to the rejections: an executor would never get such a job.
     """
     new: list[Event] = []
 
-    def append(event: Event, body: bytes) -> None:
-        if store.append_event(
+    def append(event: Event, body: bytes) -> bool:
+        is_new = store.append_event(
             now,
-            source=event.source,
+            source=logged_source(event),
             identity=event.id,
             kind=event.type,
             key=event_key(event),
             body=body,
             names=event_names(event),
-        ):
+        )
+        if is_new:
             new.append(event)
+        return is_new
 
     for one in changes.inputs:
         append(one.event, one.raw)
@@ -70,9 +73,21 @@ def save_changes(
             _save_blobs(store, reconciler.fleet, value)
             store.append_decision(now, key, body, record_names(value))
         else:
-            append(value, body)
+            is_known = append(value, body) or store.event_body(value.source, value.id) == body
+            if not is_known:
+                detail = f"{value.type} {value.id} is in the log with other content"
+                changes.rejections.append(Rejection(body, DeadLetterCode.BUG, detail, "", value))
     _save_state(store, reconciler, changes)
     return new
+
+
+def logged_source(event: Event) -> str:
+    """Return the source under which the log knows an event.
+
+    With its sender: otherwise one sender could use the id of another one's next event, which would
+    then count as a repeat and change nothing.
+    """
+    return event.source if event.sender is None else f"{event.sender} {event.source}"
 
 
 def _save_state(store: Store, reconciler: Reconciler, changes: Changes) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.embedded.store import Store
-from pipeline.embedded.transaction import Committed, load_state, save_changes
+from pipeline.embedded.transaction import Committed, load_state, logged_source, save_changes
 from pipeline.payload_signing import sign_job
 from pipeline.reconcile.changes import SOURCE, Changes, Input, Rejection
 from pipeline.reconcile.reconciler import Reconciler
@@ -150,7 +150,7 @@ class Writer:
         duplicates: list[Event] = []
         seen: set[tuple[str, str]] = set()
         for event in events:
-            name = (event.source, event.id)
+            name = (logged_source(event), event.id)
             known = name in seen or self._store.has_event(*name)
             if known and self.reconciler.reject_reason(event) is None:
                 duplicates.append(event)
@@ -203,6 +203,7 @@ def _dead_letter(rejection: Rejection, now: datetime) -> DeadLetter:
         rejection.raw,
         source=SOURCE if event is None else event.source,
         origin=_ORIGIN if udid is None else udid,
-        received_at=now,
+        received_at=now if event is None else event.receivedat or now,
         redacted=rejection.raw,
+        sender=None if event is None else event.sender,
     )

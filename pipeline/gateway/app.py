@@ -5,7 +5,7 @@ Both forms of Drydock serve it, each with its own sink. A form may add routes of
 The sender of a webhook does not retry (NanoMDM: a payload with another response than 200 is lost),
 so the unusable parts of its payload become durable too, as dead letters, and the response is 200.
 A producer of events can correct them: an invalid one gives 400, and no event of its batch is
-accepted.
+accepted. Events that its sender may not submit become dead letters too.
 
 A replayed body, with its signature (which carries no time), gives the same events with the same
 ids, and folds ignore repeats.
@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipeline.config import SenderSettings
-from pipeline.gateway.authentication import EVENTS, Authenticator
+from pipeline.gateway.authentication import Authenticator
 from pipeline.gateway.endpoint import (
     Endpoint,
     HttpError,
@@ -35,11 +35,13 @@ from pipeline.gateway.endpoint import (
 from pipeline.gateway.event_sink import EventSink, FeedSink, NotDurableError, Obstacle
 from pipeline.gateway.limits import BUSY_RETRY_AFTER_S, BodyReader
 from pipeline.gateway.openapi import openapi_document
-from pipeline.gateway.payloads import read_events, translate
+from pipeline.gateway.payloads import RejectedError, admit_events, read_events, translate
 from pipeline.gateway.records import OversizeError
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import FEED_DIFFS, WEBHOOK_SOURCES
 from pipeline.ingest.translation import Translation
+from pipeline.trust.senders import EVENTS, Sender
+from pipeline.trust.translated import admit_translation
 from runtime.logs import Log
 from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
 
@@ -138,22 +140,31 @@ class HttpApp:
         if source not in WEBHOOK_SOURCES:
             raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
         with self._counted(source):
-            self.authenticator.check_headers(source, request.headers)
+            claim = self.authenticator.check_headers(source, request.headers)
             async with self.bodies.read(request, self.settings.max_webhook_bytes) as body:
-                self.authenticator.check_body(source, request.headers, body)
-                return JSONResponse(await self._store_payload(source, body))
+                sender = self.authenticator.check_body(claim, request.headers, body)
+                return JSONResponse(await self._store_payload(source, sender, body))
 
     async def events(self, request: Request) -> Response:
         """Respond 200 once all CloudEvents of the body are durable.
 
-        Raises HttpError: 400 if one is invalid, 413 if one is too large (then none is accepted),
-        401 or 403 (credentials), 408, 413 or 415 (the body is too slow, too large or compressed),
-        429 or 503 (not durable; retry).
+        Raises HttpError: 400 if one is invalid or its sender may not submit it, 413 if one is too
+        large (then none is accepted), 401 or 403 (credentials), 408, 413 or 415 (the body is too
+        slow, too large or compressed), 429 or 503 (not durable; retry).
         """
         with self._counted(EVENTS):
-            self.authenticator.check_headers(EVENTS, request.headers)
+            claim = self.authenticator.check_headers(EVENTS, request.headers)
             async with self.bodies.read(request, self.settings.max_feed_bytes) as body:
-                found = await _run_off_loop(body, lambda: read_events(body))
+                sender = self.authenticator.check_body(claim, request.headers, body)
+                now = self.clock()
+                try:
+                    found = await _run_off_loop(
+                        body, lambda: admit_events(read_events(body), sender, now)
+                    )
+                except RejectedError as error:
+                    if error.dead_letters:
+                        await self.await_sink(self.sink.store((), error.dead_letters))
+                    raise
                 try:
                     await self.await_sink(self.sink.store(found, ()))
                 except OversizeError as error:
@@ -174,10 +185,11 @@ class HttpApp:
         source = next((one for one in FEED_DIFFS if one == named), None)
         if source is None:
             raise HttpError(404, f"no feed {named!r}; there are {', '.join(FEED_DIFFS)}")
-        self.authenticator.check_headers(EVENTS, request.headers)
+        claim = self.authenticator.check_headers(source, request.headers)
         accept_losses = request.query_params.get("accept") == "losses"
         async with self.bodies.read(request, self.settings.max_feed_bytes) as document:
-            stored = self.feeds.store_feed(source, document, accept_losses=accept_losses)
+            sender = self.authenticator.check_body(claim, request.headers, document)
+            stored = self.feeds.store_feed(source, document, sender, accept_losses=accept_losses)
             return JSONResponse(await self.await_sink(stored))
 
     async def openapi(self, _: Request) -> Response:
@@ -201,20 +213,34 @@ class HttpApp:
             status, retry_after_s = _STATUS_AND_RETRY_AFTER_S[error.obstacle]
             raise HttpError(status, str(error), retry_after_s=retry_after_s) from None
 
-    async def _store_payload(self, source: str, body: bytes) -> dict[str, int]:
+    async def _store_payload(self, source: str, sender: Sender, body: bytes) -> dict[str, int]:
         """Return the numbers of `events` and `dead_letters` of a webhook, once all are durable.
 
         If one event is too large, no event is stored: the whole body becomes one more dead letter.
         """
         origin, now = f"webhook/{source}", self.clock()
         done = await _run_off_loop(
-            body, lambda: translate(source, body, origin, now, self.redactor)
+            body,
+            lambda: admit_translation(
+                translate(source, body, origin, now, self.redactor),
+                body,
+                sender,
+                source=source,
+                origin=origin,
+                received_at=now,
+            ),
         )
         try:
             await self.await_sink(self.sink.store(done.events, done.dead_letters))
         except OversizeError as error:
             oversize = Problem(DeadLetterCode.TOO_LARGE, str(error))
-            letter = make_dead_letter(oversize, body, source=source, origin=origin, received_at=now)
+            letter = make_dead_letter(
+                *(oversize, body),
+                source=source,
+                origin=origin,
+                received_at=now,
+                sender=sender.name,
+            )
             done = Translation(dead_letters=(*done.dead_letters, letter))
             await self.await_sink(self.sink.store((), done.dead_letters))
         return {"events": len(done.events), "dead_letters": len(done.dead_letters)}

@@ -4,66 +4,114 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.config import SenderSettings
 from pipeline.gateway.endpoint import AuthenticationError
+from pipeline.gateway.logins import Login, Logins
+from pipeline.trust.senders import EVENTS, Sender, default_sender
 from runtime.listening import Listen
+from runtime.logs import Log
+from schemas import logkeys as key
 
 SECRET_HEADER: Final = "x-drydock-secret"
 SIGNATURE_HEADER: Final = "x-hmac-signature"
-# The source whose secret protects /v1/events and /v1/feeds.
-EVENTS: Final = "events"
 _WRONG_HMAC: Final = "the HMAC of the body is missing or wrong"
+_WRONG_SECRET: Final = "the secret is missing or wrong"
+_OPEN: Final = "every program on this machine can submit webhooks and events"
+_CLOSED: Final = "webhooks and events are refused; set DRYDOCK_NANOMDM_HMAC_KEY or another secret"
+# A proxy adds them: the request comes from another machine.
+_FORWARDED: Final = ("forwarded", "via", "x-real-ip")
+_FORWARDED_PREFIX: Final = "x-forwarded-"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The result for the headers of a request.
+
+    They prove `sender`, or, if it is None, the HMAC of the body must prove one of `signers`.
+    """
+
+    sender: Sender | None
+    signers: tuple[Login, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
     """Checks the credentials of requests.
 
-    `is_loopback`: the server listens on a loopback address, so that only programs on the same
-    computer can reach it. Then a source for which no secret is configured needs no credentials.
+    `logins` returns the logins that are valid now. `is_open`: while there is no login, requests
+    without credentials are accepted, from programs on the same computer only. Without it they are
+    refused.
     """
 
-    settings: SenderSettings
-    is_loopback: bool
+    logins: Callable[[], Logins]
+    is_open: bool = False
     admin_token: str | None = None
 
-    def check_headers(self, source: str, headers: Mapping[str, str]) -> None:
-        """Raise AuthenticationError if the headers of a request show that it must be refused.
+    def check_headers(self, source: str, headers: Mapping[str, str]) -> Claim:
+        """Return the claim of a request's headers; raise AuthenticationError if they are refused.
 
-        `source` is a webhook's name, or `events`. Call it before the body is read: the server does
-        not read the body of an unknown sender. Of NanoMDM's HMAC only the presence is checked;
-        `check_body` checks the value.
+        `source` is a webhook's or feed's name, or `events`. Call it before the body is read: the
+        server does not read the body of an unknown sender. Of NanoMDM's HMAC only the presence is
+        checked; `check_body` checks the value.
 
-        For a source with a secret or key the error is 401: the credentials are missing or wrong.
-        For one without it is 403: the server is not on a loopback address, or a web page sent the
-        request.
+        The error is 401 if the credentials are missing or wrong. It is 403 if no secret is
+        configured for the source; without any secret also if the server is not open, or if a web
+        page or a proxy sent the request.
         """
-        if self.settings.hmac_key_of(source) is not None:
-            if SIGNATURE_HEADER not in headers:
-                raise AuthenticationError(401, _WRONG_HMAC)
-            return
-        secret = self.settings.secret_of(source)
-        if secret is not None:
-            _check_secret(secret, headers)
-        elif not self.is_loopback:
+        logins = self.logins()
+        if logins.is_empty:
+            self._check_open(headers)
+            return Claim(default_sender(source))
+        # Events in Drydock's own form come from senders of every kind.
+        candidates = tuple(logins) if source == EVENTS else logins.of_kind(source)
+        if not candidates:
             raise AuthenticationError(403, f"no secret is configured for {source}")
-        elif "origin" in headers:
-            # A web page can make a browser on this computer post here; the browser then sends
-            # an Origin header.
-            raise AuthenticationError(403, "requests from web pages are refused")
+        signers = () if source == EVENTS else tuple(one for one in candidates if one.hmac_keys)
+        if signers and SIGNATURE_HEADER in headers:
+            return Claim(None, signers)
+        given = _secret_in(headers)
+        others = [one for one in candidates if one not in signers]
+        proven = [None if given is None else one.sender_of(given) for one in others]
+        sender = next((one for one in proven if one is not None), None)
+        if sender is None:
+            raise AuthenticationError(401, _WRONG_SECRET if others else _WRONG_HMAC)
+        return Claim(sender)
 
-    def check_body(self, source: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise AuthenticationError (401) if the HMAC of the body is wrong.
+    def check_body(self, claim: Claim, headers: Mapping[str, str], body: bytes) -> Sender:
+        """Return the sender of a request; raise AuthenticationError (401) for a wrong HMAC.
 
-        Of a source without an HMAC key no body is checked. The headers have passed `check_headers`.
+        `claim` is that of `check_headers` for the same headers.
         """
-        key = self.settings.hmac_key_of(source)
-        if key is not None:
-            _check_hmac(key, headers.get(SIGNATURE_HEADER), body)
+        if claim.sender is not None:
+            return claim.sender
+        given = headers.get(SIGNATURE_HEADER, "")
+        proven = [
+            one.sender
+            for one in claim.signers
+            if any([_is_hmac(key, given, body) for key in one.hmac_keys])  # noqa: C419 - no early end
+        ]
+        if not proven:
+            raise AuthenticationError(401, _WRONG_HMAC)
+        return proven[0]
+
+    def _check_open(self, headers: Mapping[str, str]) -> None:
+        if not self.is_open:
+            raise AuthenticationError(403, "no secret of a sender is configured")
+        if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
+            # A web page can make a browser on this computer post here; the browser then sends
+            # these headers.
+            raise AuthenticationError(403, "requests from web pages are refused")
+        if any(name in _FORWARDED or name.startswith(_FORWARDED_PREFIX) for name in headers):
+            raise AuthenticationError(403, "requests through a proxy need a secret")
+
+    def warn_without_secrets(self, log: Log) -> None:
+        """Log a warning while no sender has a secret."""
+        if self.logins().is_empty:
+            detail = _OPEN if self.is_open else _CLOSED
+            log.warning("no sender's secret is configured", **{key.DETAIL: detail})
 
     def check_admin(self, headers: Mapping[str, str]) -> None:
         """Raise AuthenticationError unless the headers have the admin token.
@@ -72,34 +120,32 @@ class Authenticator:
         """
         if self.admin_token is None:
             raise AuthenticationError(403, "no admin token is configured")
-        _check_secret(self.admin_token, headers)
+        given = _secret_in(headers)
+        if given is None or not hmac.compare_digest(self.admin_token.encode(), given.encode()):
+            raise AuthenticationError(401, _WRONG_SECRET)
 
 
-def check_address(listen: Listen, settings: SenderSettings) -> None:
-    """Raise ValueError if no secret is configured and the address is not loopback."""
-    if not listen.is_loopback and not settings.has_secrets:
+def check_address(listen: Listen, logins: Logins, *, insecure_loopback: bool) -> None:
+    """Raise ValueError if requests from other machines could be accepted without a secret."""
+    if listen.is_loopback:
+        return
+    if insecure_loopback:
+        raise ValueError(f"--insecure-loopback serves loopback only, not {listen.host}")
+    if logins.is_empty:
         raise ValueError(
             "without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
             f" another secret to listen on {listen.host}"
         )
 
 
-def _check_hmac(key: bytes, given: str | None, body: bytes) -> None:
-    """Raise AuthenticationError (401) unless `given` is NanoMDM's HMAC of the body under `key`.
+def _is_hmac(key: bytes, given: str, body: bytes) -> bool:
+    """Return True if `given` is NanoMDM's HMAC of the body under `key`.
 
-    `given` is the value of X-Hmac-Signature: base64 of the HMAC-SHA256; None if it is missing.
-    Source: github.com/micromdm/nanomdm, http/hashbody.
+    `given` is the value of X-Hmac-Signature: base64 of the HMAC-SHA256. Source:
+    github.com/micromdm/nanomdm, http/hashbody.
     """
-    wanted = base64.b64encode(hmac.new(key, body, hashlib.sha256).digest())
-    if given is None or not hmac.compare_digest(wanted, given.encode("latin-1", "replace")):
-        raise AuthenticationError(401, _WRONG_HMAC)
-
-
-def _check_secret(secret: str, headers: Mapping[str, str]) -> None:
-    """Raise AuthenticationError (401) if the headers do not have this secret."""
-    given = _secret_in(headers)
-    if given is None or not hmac.compare_digest(secret.encode(), given.encode()):
-        raise AuthenticationError(401, "the secret is missing or wrong")
+    wanted = base64.b64encode(hmac.digest(key, body, hashlib.sha256))
+    return hmac.compare_digest(wanted, given.encode("latin-1", "replace"))
 
 
 def _secret_in(headers: Mapping[str, str]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from pipeline.trust.senders import Sender
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import FeedSource
@@ -51,9 +52,11 @@ class FeedSink(Protocol):
     """Compares documents of feeds with the earlier ones, and makes the changes durable."""
 
     async def store_feed(
-        self, source: FeedSource, document: bytes, *, accept_losses: bool
+        self, source: FeedSource, document: bytes, sender: Sender, *, accept_losses: bool
     ) -> dict[str, Any]:
         """Return the outcome of a whole document as JSON values, once its changes are durable.
+
+        `sender` is the login that delivered it.
 
         `outcome`, the numbers `events` and `dead_letters`, and for a refused document the reason as
         `refused`. `accept_losses` accepts a document that lacks many earlier entries. Raises

@@ -4,16 +4,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.gateway.endpoint import HttpError
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import TRANSLATORS
 from pipeline.ingest.translation import PayloadError, Translation
-from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
-from schemas.envelope import AdvisoryEvent, DeviceEvent, InvalidEvent, decode
+from pipeline.trust.admission import OutsideEvent, admit
+from pipeline.trust.senders import EVENTS, Sender
+from schemas.dead_letters import DeadLetter, DeadLetterCode, Problem, make_dead_letter
+from schemas.envelope import AdvisoryEvent, DeviceEvent, InvalidEvent, decode, encode
 
+EVENTS_ORIGIN: Final = "v1/events"
 _MAX_ERRORS: Final = 100
 
 
@@ -30,21 +33,34 @@ class EventProblem:
 
 
 class RejectedError(HttpError):
-    """A batch with invalid events (HTTP 400). No event of the batch is accepted."""
+    """A batch with invalid events (HTTP 400). No event of the batch is accepted.
 
-    def __init__(self, problems: Sequence[EventProblem]) -> None:
+    `dead_letters` has the events that their sender may not submit.
+    """
+
+    def __init__(
+        self, problems: Sequence[EventProblem], dead_letters: Sequence[DeadLetter] = ()
+    ) -> None:
         detail = f"{len(problems)} of the events are invalid; none is accepted"
         super().__init__(400, detail, errors=[asdict(problem) for problem in problems])
         self.problems = tuple(problems)
+        self.dead_letters = tuple(dead_letters)
 
 
-def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
+class PlacedEvent(NamedTuple):
+    """An event and its position in the body: `$`, `$[0]`, or `line 1: $`."""
+
+    where: str
+    event: OutsideEvent
+
+
+def read_events(raw: bytes) -> list[PlacedEvent]:
     """Return the CloudEvents of a body, in order: one, a JSON array of them, or JSON lines.
 
     An empty array gives an empty list. Raises RejectedError with the first 100 problems; an empty
     body is one. An event of a type that only Drydock itself publishes is a problem too.
     """
-    found: list[DeviceEvent | AdvisoryEvent] = []
+    found: list[PlacedEvent] = []
     problems: list[EventProblem] = []
     for where, text in _split(raw):
         try:
@@ -55,7 +71,7 @@ def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
             )
             continue
         if isinstance(event, DeviceEvent | AdvisoryEvent):
-            found.append(event)
+            found.append(PlacedEvent(where, event))
         else:
             detail = f"{event.type} is not accepted from senders"
             problems.append(
@@ -63,6 +79,40 @@ def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
             )
     if problems:
         raise RejectedError(problems[:_MAX_ERRORS])
+    return found
+
+
+def admit_events(
+    placed: Sequence[PlacedEvent], sender: Sender, received_at: datetime
+) -> list[OutsideEvent]:
+    """Return the events as they are stored, in order.
+
+    Raises RejectedError with the first 100 problems if the sender may not submit one of them, or an
+    identity is unusable.
+    """
+    found: list[OutsideEvent] = []
+    problems: list[EventProblem] = []
+    refused: list[DeadLetter] = []
+    for where, event in placed:
+        admitted = admit(event, sender, received_at, is_translated=False)
+        if not isinstance(admitted, Problem):
+            found.append(admitted)
+        elif len(problems) < _MAX_ERRORS:
+            place = where + admitted.where.removeprefix("$")
+            problems.append(EventProblem(place, admitted.code.value, admitted.detail))
+            raw = encode(event)
+            refused.append(
+                make_dead_letter(
+                    *(admitted, raw),
+                    source=EVENTS,
+                    origin=EVENTS_ORIGIN,
+                    received_at=received_at,
+                    redacted=raw,
+                    sender=sender.name,
+                )
+            )
+    if problems:
+        raise RejectedError(problems, refused)
     return found
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.kafka import IdempotentProducer
 from pipeline.gateway.kafka_sink import KafkaSink
+from pipeline.gateway.logins import environment_logins
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
 from pipeline.gateway.spool import Replaced, Spool
@@ -31,18 +33,25 @@ from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 TOPICS: Final = tuple(topic.name for topic in (INVENTORY, CHECKINS, ADVISORIES, DEAD_LETTERS))
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayPlan:
     """The data directory, addresses and Kafka connection of a gateway.
 
     `operations` is a second address for /metrics, /healthz and /readyz. Without it, /metrics is
-    served at `listen`; the probes are served there in any case.
+    served at `listen`; the probes are served there in any case. `insecure_loopback` accepts
+    requests from this machine while no sender has a secret. `clock` returns the time of receipt.
     """
 
     data_dir: Path
     listen: Listen
     operations: Listen | None
     connection: KafkaConnection
+    insecure_loopback: bool = False
+    clock: Callable[[], datetime] = _now
 
 
 def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
@@ -52,7 +61,8 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
     redaction key in the file is invalid), SpoolError (the spool cannot be used), OSError (the
     redaction key cannot be read or written).
     """
-    check_address(plan.listen, settings)
+    logins = environment_logins(settings)
+    check_address(plan.listen, logins, insecure_loopback=plan.insecure_loopback)
     silence_kafka_clients()
     metrics = GatewayMetrics(make_registry())
     spool = Spool(
@@ -67,7 +77,9 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
         watched = None
         if plan.operations is not None:
             watched = stack.enter_context(plan.operations.bind())
-        asyncio.run(_serve(plan, settings, log, metrics, spool, redactor, (listener, watched)))
+        authenticator = Authenticator(lambda: logins, plan.insecure_loopback)
+        sockets = (listener, watched)
+        asyncio.run(_serve(plan, settings, log, metrics, spool, redactor, authenticator, sockets))
     log.info("stopped")
 
 
@@ -78,6 +90,7 @@ async def _serve(
     metrics: GatewayMetrics,
     spool: Spool,
     redactor: Redactor,
+    authenticator: Authenticator,
     sockets: tuple[socket.socket, socket.socket | None],
 ) -> None:
     metrics.expose_spool(spool)
@@ -91,12 +104,12 @@ async def _serve(
     )
     app = HttpApp(
         KafkaSink(producer, metrics, log),
-        Authenticator(settings, plan.listen.is_loopback),
+        authenticator,
         settings,
         redactor,
         metrics,
         log,
-        lambda: datetime.now(UTC),
+        plan.clock,
         count_request=metrics.count_request,
     )
     stopped = asyncio.Event()
@@ -112,8 +125,7 @@ async def _serve(
     # collection, about every 900 webhooks, scans them and delays all requests by 40 ms.
     gc.collect()
     gc.freeze()
-    if not settings.has_secrets:
-        log.warning("no sender's secret is configured: only this machine is served")
+    authenticator.warn_without_secrets(log)
     try:
         await serve_until_stopped(apps, stopped)
     finally:

@@ -20,8 +20,9 @@ from schemas.events.inventory import InventoryReported, InventorySource
 from schemas.feeds import FeedSource
 from schemas.model import WireModel
 
-# The setting with the secret of /v1/events and /v1/feeds.
+# The settings with the secrets of senders of events in Drydock's own form.
 EVENTS_SECRET: Final = "events_secret"
+ADVISORIES_SECRET: Final = "advisories_secret"
 
 
 class Translator(Protocol):
@@ -61,12 +62,17 @@ PermittedFields = Mapping[type[WireModel], frozenset[str]]
 class Feed:
     """A public document about releases or exploited CVEs. It is polled, or posted to /v1/feeds.
 
-    `diff` finds the news in a document. A sender that posts documents sends EVENTS_SECRET.
+    `diff` finds the news in a document.
     """
 
     name: FeedSource
     diff: DiffFeed
     permitted_fields: PermittedFields
+
+    @property
+    def secret(self) -> str:
+        """The setting with the secret of a sender that posts documents or events of the feed."""
+        return f"{self.name}_secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +188,9 @@ HMAC_KEYS: Final[Mapping[str, str]] = {
 # The settings with the secret or key of each sender.
 SECRET_SETTINGS: Final = (
     *HMAC_KEYS.values(),
-    *(source.secret for source in DEVICE_SOURCES),
+    *(source.secret for source in SOURCES),
     EVENTS_SECRET,
+    ADVISORIES_SECRET,
 )
 
 

@@ -37,9 +37,10 @@ from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.policy_in_force import PolicyInForce
 from pipeline.reconcile.site_capacity import SiteCapacity
 from pipeline.state.fleet import Change, Fleet
-from schemas.dead_letters import DeadLetterCode
+from pipeline.trust.identity import identity_problem
+from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.decisions import Decision, DecisionRecord
-from schemas.envelope import Event
+from schemas.envelope import DeviceEvent, Event
 from schemas.fast.report_peek import ReportPeek
 from schemas.signed_payloads import PublicKeys
 
@@ -128,23 +129,29 @@ class Reconciler:
         changes = Changes() if changes is None else changes
         broadcast_udids: dict[str, None] = {}
         for one in inputs:
-            code, where = DeadLetterCode.BAD_VALUE, "$.data"
             try:
-                detail = self.reject_reason(one.event)
-                if detail is None:
+                problem = self.objection(one.event)
+                if problem is None:
                     self._folding.apply_input(one, now, broadcast_udids, changes)
                     continue
             except Exception as error:  # noqa: BLE001 - our bug: the other inputs are applied
-                code, where = DeadLetterCode.BUG, ""
-                detail = bug_detail("folding it", error)
-            changes.rejections.append(Rejection(one.raw, code, detail, where, one.event))
+                problem = Problem(DeadLetterCode.BUG, bug_detail("folding it", error))
+            changes.rejections.append(Rejection(one.raw, *problem, one.event))
         if broadcast_udids:
             self.queue.add_batch(broadcast_udids)
         return changes
 
     def reject_reason(self, event: Event) -> str | None:
         """Return the reason for which admission rejects this event; None if it admits it."""
-        return reject_reason(event, jobs=self._job_keys, approvals=self._approval_keys)
+        problem = self.objection(event)
+        return None if problem is None else problem.detail
+
+    def objection(self, event: Event) -> Problem | None:
+        """Return the problem for which admission rejects this event; None if it admits it."""
+        if isinstance(event, DeviceEvent):
+            return identity_problem(event)
+        wrong = reject_reason(event, jobs=self._job_keys, approvals=self._approval_keys)
+        return None if wrong is None else Problem(DeadLetterCode.BAD_VALUE, wrong, "$.data")
 
     def apply_duplicate(self, peek: ReportPeek, now: datetime, changes: Changes) -> int | None:
         """Fold a report that repeats the Mac's last one except for its time and telemetry.

@@ -18,6 +18,7 @@ from typing import Final, Self
 
 from tests.chaos import poison
 from tests.chaos.evidence import Input
+from tests.chaos.programs import SECRETS
 
 _EVENTS: Final = "/v1/events"
 _WEBHOOK: Final = "/webhooks/nanomdm"
@@ -61,6 +62,7 @@ class _Due:
     item: Input = field(compare=False)
     path: str = field(compare=False)
     body: bytes = field(compare=False)
+    sender: str = field(compare=False)
 
 
 class Load:
@@ -121,39 +123,42 @@ class Load:
 
     # --- in ---
 
-    def add_events(self, path: str, body: bytes) -> None:
-        """Plan the messages of one request: one webhook, or one event per line."""
+    def add_events(self, path: str, body: bytes, sender: str = "nanomdm") -> None:
+        """Plan the messages of one request: one webhook, or one event per line.
+
+        `sender` is the name of the sender in SECRETS whose secret they are posted with.
+        """
         with self._wake:
             if path == _WEBHOOK:
-                self._plan(_webhook(body), path, body)
+                self._plan(_webhook(body), path, body, sender)
             else:
                 for line in body.splitlines():
-                    self._plan(Input("event", json.loads(line)["id"]), path, line)
+                    self._plan(Input("event", json.loads(line)["id"]), path, line, sender)
             self._wake.notify_all()
 
-    def _plan(self, item: Input, path: str, body: bytes) -> None:
+    def _plan(self, item: Input, path: str, body: bytes, sender: str) -> None:
         random, mischief, now = self._random, self._mischief, time.monotonic()
         self.counts["received"] += 1
         late_s = 0.0
         if random.random() < mischief.late:
             self.counts["late"] += 1
             late_s = random.uniform(0, mischief.late_s)
-        self._put(now + late_s, item, path, body)
+        self._put(now + late_s, item, path, body, sender)
         if random.random() < mischief.doubled:
             self.counts["doubled"] += 1
-            self._put(now + random.uniform(0, mischief.late_s), item, path, body)
+            self._put(now + random.uniform(0, mischief.late_s), item, path, body, sender)
         if random.random() < mischief.very_late:
             self.counts["again much later"] += 1
-            self._put(now + random.uniform(0, mischief.very_late_s), item, path, body)
+            self._put(now + random.uniform(0, mischief.very_late_s), item, path, body, sender)
         if random.random() < mischief.poison:
             self.counts["poison"] += 1
             unusable = poison.body(random, self.counts["poison"])
             digest = hashlib.sha256(unusable).hexdigest()
-            self._put(now, Input("poison", digest), _WEBHOOK, unusable)
+            self._put(now, Input("poison", digest), _WEBHOOK, unusable, "nanomdm")
 
-    def _put(self, at_s: float, item: Input, path: str, body: bytes) -> None:
+    def _put(self, at_s: float, item: Input, path: str, body: bytes, sender: str) -> None:
         self._number += 1
-        heapq.heappush(self._heap, _Due(at_s, self._number, item, path, body))
+        heapq.heappush(self._heap, _Due(at_s, self._number, item, path, body, sender))
 
     # --- out ---
 
@@ -186,6 +191,7 @@ class Load:
                 and self._heap
                 and self._heap[0].at_s <= now
                 and self._heap[0].path == _EVENTS
+                and self._heap[0].sender == batch[0].sender
             ):
                 batch.append(heapq.heappop(self._heap))
             self._busy += len(batch)
@@ -196,7 +202,8 @@ class Load:
         body = b"\n".join(due.body for due in batch)
         kind = "application/x-ndjson" if batch[0].path == _EVENTS else "application/json"
         try:
-            connection.request("POST", batch[0].path, body, {"Content-Type": kind})
+            headers = {"Content-Type": kind, "X-Drydock-Secret": SECRETS[batch[0].sender]}
+            connection.request("POST", batch[0].path, body, headers)
             answer = connection.getresponse()
             body_read = answer.read()
         except (OSError, http.client.HTTPException):

@@ -14,6 +14,10 @@ from typing import Final
 from tests.kafka.brokers import ROOT
 
 DRYDOCK: Final = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
+GATEWAY: Final = (sys.executable, "-W", "ignore", "-m", "tests.kafka.gateway_program")
+# Secrets of the senders: NanoMDM for the Macs' messages, SOFA for releases.
+SECRETS: Final = {"nanomdm": "secret-of-nanomdm", "sofa": "secret-of-sofa"}
+SECRETS_ENV: Final = {f"DRYDOCK_{name.upper()}_SECRET": text for name, text in SECRETS.items()}
 WORKER: Final = (sys.executable, "-W", "ignore", "-m", "tests.chaos.worker_program")
 _ENDS_WITHIN_S: Final = 60.0
 
@@ -184,14 +188,21 @@ class Layout:
         workers = [self._worker(number) for number in range(self.workers)]
         return Fleet((self._gateway(), *workers, *agents))
 
-    def _program(self, kind: Kind, name: str, main: Sequence[str], *options: str) -> Program:
+    def _program(
+        self,
+        kind: Kind,
+        name: str,
+        main: Sequence[str],
+        *options: str,
+        env: Mapping[str, str] | None = None,
+    ) -> Program:
         data_dir = self.folder / name
         command = (*main, *options, "--data-dir", str(data_dir), "--bootstrap", self.bootstrap)
-        return Program(kind, name, data_dir, command, self.folder / f"{name}.log")
+        return Program(kind, name, data_dir, command, self.folder / f"{name}.log", env or {})
 
     def _gateway(self) -> Program:
-        listen = f"127.0.0.1:{self.gateway_port}"
-        return self._program(Kind.GATEWAY, "gateway", DRYDOCK, "gateway", "--listen", listen)
+        where = ("--listen", f"127.0.0.1:{self.gateway_port}", "--time-line", str(self.clock))
+        return self._program(Kind.GATEWAY, "gateway", GATEWAY, *where, env=SECRETS_ENV)
 
     def _worker(self, number: int) -> Program:
         return self._program(

@@ -217,7 +217,7 @@ class _Site:
             self._send(factories.release(version, build=world.BUILDS[version], first_seen_at=now))
 
     def _send(self, event: CloudEvent) -> None:
-        self._load.add_events("/v1/events", encode(event))
+        self._load.add_events("/v1/events", encode(event), "sofa")
 
     def _all_up(self) -> bool:
         return all(

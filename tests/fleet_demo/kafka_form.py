@@ -30,6 +30,7 @@ from schemas.envelope import (
     encode,
 )
 from schemas.topics import CONTROL
+from tests.chaos.programs import SECRETS
 from tests.fleet_demo.quiescence import Quiescence
 from tests.fleet_demo.reading import Reading
 
@@ -75,7 +76,7 @@ class KafkaForm:
         quiescence: Quiescence,
     ) -> None:
         self.reading = Reading(connection)
-        self._sink = GatewaySink(gateway, None)
+        self._sink = GatewaySink(gateway, SECRETS["nanomdm"], SECRETS["sofa"])
         self._fleet_server = fleet_server
         self._clock = clock
         self._quiescence = quiescence

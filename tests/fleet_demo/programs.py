@@ -1,10 +1,11 @@
 """The demo's fleet as processes: a gateway, workers, one agent for each site."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.programs import DRYDOCK, Fleet, Kind, Program
+from tests.chaos.programs import DRYDOCK, GATEWAY, SECRETS_ENV, Fleet, Kind, Program
 from tests.kafka.brokers import free_ports
 
 WORKERS: Final = 2
@@ -58,12 +59,13 @@ class FleetLayout:
             )
             for site, address in self.addresses.agents.items()
         ]
-        gateway = self._program(
-            *(Kind.GATEWAY, "gateway", *DRYDOCK, "gateway", "--listen", self.addresses.gateway)
-        )
+        where = ("--listen", self.addresses.gateway, "--clock", str(self.folder / "clock"))
+        gateway = self._program(Kind.GATEWAY, "gateway", *GATEWAY, *where, env=SECRETS_ENV)
         return Fleet((gateway, *workers, *agents))
 
-    def _program(self, kind: Kind, name: str, *command: str) -> Program:
+    def _program(
+        self, kind: Kind, name: str, *command: str, env: Mapping[str, str] | None = None
+    ) -> Program:
         data_dir = self.folder / name
         whole = (*command, "--data-dir", str(data_dir), "--bootstrap", self.bootstrap)
-        return Program(kind, name, data_dir, whole, self.folder / f"{name}.log")
+        return Program(kind, name, data_dir, whole, self.folder / f"{name}.log", env or {})

@@ -102,7 +102,7 @@ def server(
 
 def gateway(kafka: KafkaCluster, folder: Path, **env: str) -> AbstractContextManager[Server]:
     """Run a gateway on a free port, with its spool in the folder."""
-    where = ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0"]
+    where = ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", "--insecure-loopback"]
     return server("gateway", folder, *where, "--bootstrap", kafka.bootstrap, env=env)
 
 

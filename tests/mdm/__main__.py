@@ -6,7 +6,6 @@ missing.
 """
 
 import argparse
-import os
 import shutil
 import signal
 import sys
@@ -29,7 +28,7 @@ from tests.mdm.drydock import Embedded, write_config
 from tests.mdm.fleet import FastClock
 from tests.mdm.programs import missing_tools
 from tests.mdm.run import SPEED, Run
-from tests.mdm.servers import HMAC_KEY, MdmServers, Ports
+from tests.mdm.servers import MdmServers, Ports
 
 _LINES: Final = {
     "26": Line(("26.1", "25B78"), ("26.2", "25C56")),
@@ -99,7 +98,6 @@ def _running(folder: Path) -> Iterator[Run]:
         Group("away", "26", 1, away),
         Group("idle", "15", 1, Faults(ignored=ALWAYS)),
     ]
-    os.environ["DRYDOCK_NANOMDM_HMAC_KEY"] = HMAC_KEY
     with (
         Embedded.run(folder, write_config(folder / "config", ports)) as drydock,
         MdmServers.run(folder / "mdm", ports=ports, webhook_url=drydock.webhook_url) as servers,

@@ -19,7 +19,7 @@ from pipeline.signing_keys import KeyStore
 from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import Purpose
 from schemas.decisions import Decision
-from schemas.envelope import CloudEvent, encode
+from schemas.envelope import AdvisoryEvent, CloudEvent, encode
 from schemas.topics import CONTROL
 from tests.chaos.programs import DRYDOCK, Fleet, Kind, Program
 from tests.drydock_process import running
@@ -29,6 +29,12 @@ from tests.mdm.company import POLICY, SITES
 from tests.mdm.servers import HMAC_KEY, KMFDDM_KEY, NANOMDM_KEY, Ports
 
 _READY_S = 90.0
+# Secrets of the senders, as settings of Drydock.
+_SENDERS = {
+    "DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY,
+    "DRYDOCK_EVENTS_SECRET": "the-secret-of-events",
+    "DRYDOCK_SOFA_SECRET": "the-secret-of-sofa",
+}
 
 
 class Drydock(Protocol):
@@ -95,13 +101,13 @@ class Embedded:
     @classmethod
     @contextmanager
     def run(cls, folder: Path, config: Path) -> "Iterator[Embedded]":
-        """Run it within the block. Its environment must have DRYDOCK_NANOMDM_HMAC_KEY."""
+        """Run it within the block."""
         policy = folder / "policy.yaml"
         policy.write_text(POLICY)
         data_dir = folder / "data"
         options = ("--policy", str(policy), "--config", str(config))
         with (
-            running(data_dir, *options) as service,
+            running(data_dir, *options, env=_SENDERS) as service,
             httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http,
         ):
             yield cls(service.url, data_dir, http)
@@ -113,12 +119,13 @@ class Embedded:
 
     def read_feed(self, document: bytes) -> None:
         """Post the feed; it is accepted."""
-        response = self.http.post("/v1/feeds/sofa", content=document).raise_for_status()
+        response = self.http.post("/v1/feeds/sofa", content=document, headers=_secret("SOFA"))
+        response.raise_for_status()
         assert response.json()["outcome"] == "accepted"
 
     def accept(self, event: CloudEvent) -> None:
         """Post the event."""
-        self.http.post("/v1/events", content=encode(event)).raise_for_status()
+        _post_event(self.http, self.url, event)
 
     def outcome(self) -> RunOutcome:
         """Return decisions and jobs so far, from its log."""
@@ -159,10 +166,9 @@ class OnKafka:
 
         signing = ("--keys", str(keys))
         agent = ("--config", str(config), "--listen", "", "--session-s", "6", *signing)
-        secret = {"DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY}
         fleet = Fleet(
             (
-                program(Kind.GATEWAY, "gateway", "--listen", gateway, **secret),
+                program(Kind.GATEWAY, "gateway", "--listen", gateway, **_SENDERS),
                 program(Kind.WORKER, "worker", "--listen", worker, *signing),
                 *(program(Kind.AGENT, site, "--site", site, *agent) for site in SITES),
             )
@@ -196,8 +202,8 @@ class OnKafka:
 
     def accept(self, event: CloudEvent) -> None:
         """Post the event to the gateway."""
-        url = f"{self.gateway}/v1/events"
-        httpx.post(url, content=encode(event), trust_env=False).raise_for_status()
+        with httpx.Client(trust_env=False) as http:
+            _post_event(http, self.gateway, event)
 
     def outcome(self) -> RunOutcome:
         """Return decisions and jobs so far, from the topics."""
@@ -212,6 +218,16 @@ class OnKafka:
         event = approval_granted(decision, "test", now, timedelta(hours=1), key)
         with closing(KafkaProducer(**self.connection.producer_options())) as producer:
             producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event)).get(30)
+
+
+def _secret(sender: str) -> dict[str, str]:
+    return {"X-Drydock-Secret": _SENDERS[f"DRYDOCK_{sender}_SECRET"]}
+
+
+def _post_event(http: httpx.Client, url: str, event: CloudEvent) -> None:
+    """Post a release with the secret of its feed, another event with that of events."""
+    headers = _secret("SOFA" if isinstance(event, AdvisoryEvent) else "EVENTS")
+    http.post(f"{url}/v1/events", content=encode(event), headers=headers).raise_for_status()
 
 
 def _drydock(*arguments: str) -> None:

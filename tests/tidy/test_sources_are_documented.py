@@ -8,7 +8,7 @@ from pipeline.cli.feeds import feeds
 from pipeline.cli.run import run
 from pipeline.config import FeedsSettings
 from pipeline.feeds.poller import _ORDER
-from pipeline.ingest.sources import EVENTS_SECRET, FEEDS, SOURCES, DeviceSource, Feed
+from pipeline.ingest.sources import FEEDS, SOURCES, DeviceSource, Feed
 from schemas.events.inventory import InventoryReported
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "sources.md"
@@ -17,7 +17,7 @@ ROW = re.compile(r"^\| `(\w+)` \|[^|]+\| ([^|]+) \|(?: (`[^|]+`))? \|$", re.MULT
 
 def secrets(source: Feed | DeviceSource) -> str:
     """Return the cell with the variables of a source's secrets."""
-    settings = [EVENTS_SECRET] if isinstance(source, Feed) else [source.hmac_key, source.secret]
+    settings = [getattr(source, "hmac_key", None), source.secret]
     return ", ".join(f"`DRYDOCK_{setting.upper()}`" for setting in settings if setting)
 
 

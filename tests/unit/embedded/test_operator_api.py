@@ -27,7 +27,7 @@ from tests.factories.sites import (
     osquery_report,
 )
 from tests.factories.sofa import feed, line, release
-from tests.unit.gateway.apps import ADMIN_TOKEN, SqliteApp, sqlite_app
+from tests.unit.gateway.apps import ADMIN_TOKEN, SECRETS, SqliteApp, login, sqlite_app
 from tests.unit.gateway.fakes import until
 
 TOKEN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
@@ -42,7 +42,9 @@ def run(
     """Run a test with the application of a service whose policy is POLICY."""
 
     async def inside() -> None:
-        async with sqlite_app(folder, policy=POLICY, **settings) as it:
+        async with sqlite_app(
+            folder, policy=POLICY, clock=lambda: datetime.now(UTC), **settings
+        ) as it:
             await test(it)
 
     asyncio.run(inside())
@@ -253,22 +255,24 @@ def test_approval_must_be_signed_by_a_trusted_key(tmp_path: Path, key: Any, stat
 def test_mac_is_found_by_its_serial_number_in_any_case(tmp_path: Path) -> None:
     async def test(it: SqliteApp) -> None:
         client = it.client
-        await client.post("/v1/events", content=RELEASE + b"\n" + event("MAC-1"))
+        await client.post("/v1/events", content=RELEASE, headers=login("sofa"))
+        await client.post("/v1/events", content=event("MAC-1"), headers=login("events"))
         found = (await client.get("/v1/devices/c02mac-1", headers=TOKEN)).json()
         assert found["udid"] == "MAC-1"
         assert found["decision"]["udid"] == "MAC-1"
         assert len(found["jobs"]) == 1
         assert (await client.get("/v1/devices/MAC-2", headers=TOKEN)).status_code == 404
 
-    run(tmp_path, test)
+    run(tmp_path, test, **SECRETS)
 
 
 def test_metrics_are_openmetrics_with_the_expected_counts(tmp_path: Path) -> None:
     async def test(it: SqliteApp) -> None:
         client = it.client
-        await client.post("/v1/events", content=RELEASE + b"\n" + event("MAC-1"))
-        await client.post("/v1/events", content=event("MAC-1"))
-        await client.post("/webhooks/jamf", content=b"{")
+        await client.post("/v1/events", content=RELEASE, headers=login("sofa"))
+        await client.post("/v1/events", content=event("MAC-1"), headers=login("events"))
+        await client.post("/v1/events", content=event("MAC-1"), headers=login("events"))
+        await client.post("/webhooks/nanomdm", content=b"{", headers=login("nanomdm"))
         scraped = await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
         assert scraped.headers["content-type"].startswith("application/openmetrics-text")
         samples = {
@@ -288,7 +292,7 @@ def test_metrics_are_openmetrics_with_the_expected_counts(tmp_path: Path) -> Non
         assert samples["drydock_decisions_total", "security_update", "update"] >= 1
         assert samples["drydock_ready",] == 1
 
-    run(tmp_path, test)
+    run(tmp_path, test, **SECRETS)
 
 
 def test_operator_gets_429_when_too_many_requests_wait(tmp_path: Path) -> None:

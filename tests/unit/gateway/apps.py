@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 import structlog
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from pipeline.config import GatewaySettings, ServerSettings
 from pipeline.embedded.log import Log
@@ -27,6 +28,7 @@ from pipeline.gateway.app import HttpApp
 from pipeline.gateway.authentication import Authenticator
 from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.kafka_sink import KafkaSink
+from pipeline.gateway.logins import environment_logins
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.redaction import Redactor
@@ -42,6 +44,15 @@ NOW: Final = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HMAC_KEY: Final = "wh-hmac-secret"
 ADMIN_TOKEN: Final = "admin-token"
 REDACTOR: Final = Redactor(b"0123456789abcdef")
+SECRETS: Final[dict[str, Any]] = {
+    f"{kind}_secret": SecretStr(f"secret-of-{kind}") for kind in ("nanomdm", "sofa", "events")
+}
+
+
+def login(kind: str) -> dict[str, str]:
+    """Return the header with the secret of SECRETS for senders of this kind."""
+    secret: SecretStr = SECRETS[f"{kind}_secret"]
+    return {"X-Drydock-Secret": secret.get_secret_value()}
 
 
 def signed(body: bytes) -> dict[str, str]:
@@ -198,7 +209,7 @@ async def kafka_app(
     )
     app = HttpApp(
         KafkaSink(producer, metrics, log),
-        Authenticator(chosen, loopback),
+        Authenticator(lambda: environment_logins(chosen), loopback),
         chosen,
         REDACTOR,
         metrics,
@@ -219,7 +230,12 @@ async def kafka_app(
 
 @asynccontextmanager
 async def sqlite_app(
-    folder: Path, *, policy: str | None = None, loopback: bool = True, **settings: Any
+    folder: Path,
+    *,
+    policy: str | None = None,
+    loopback: bool = True,
+    clock: Callable[[], datetime] = lambda: NOW,
+    **settings: Any,
 ) -> AsyncIterator[SqliteApp]:
     chosen = ServerSettings(**settings)
     registry = CollectorRegistry()
@@ -248,12 +264,12 @@ async def sqlite_app(
     sink = SqliteSink(thread)
     app = HttpApp(
         sink,
-        Authenticator(chosen, loopback, ADMIN_TOKEN),
+        Authenticator(lambda: environment_logins(chosen), loopback, ADMIN_TOKEN),
         chosen,
         REDACTOR,
         metrics,
         log,
-        lambda: NOW,
+        clock,
         feeds=sink,
     )
     thread.start()

@@ -11,6 +11,8 @@ from pydantic import SecretStr
 from pipeline.config import ServerSettings
 from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.endpoint import AuthenticationError
+from pipeline.gateway.logins import Login, Logins, device_token, environment_logins
+from pipeline.trust.senders import Sender, default_sender
 from runtime.listening import Listen
 
 BODY = b'{"topic":"mdm.Connect"}'
@@ -24,17 +26,19 @@ def basic(password: str) -> str:
 
 def authenticator(*, loopback: bool = False, **secrets: str) -> Authenticator:
     given: dict[str, Any] = {name: SecretStr(value) for name, value in secrets.items()}
-    return Authenticator(ServerSettings(**given), loopback, TOKEN)
+    logins = environment_logins(ServerSettings(**given))
+    return Authenticator(lambda: logins, loopback, TOKEN)
 
 
-def check(checker: Authenticator, source: str, headers: dict[str, str], body: bytes) -> None:
+def check(checker: Authenticator, source: str, headers: dict[str, str], body: bytes) -> Sender:
     """Check a whole request, in the order of the application."""
-    checker.check_headers(source, headers)
-    checker.check_body(source, headers, body)
+    return checker.check_body(checker.check_headers(source, headers), headers, body)
 
 
 FULL = authenticator(nanomdm_hmac_key=KEY, jamf_secret=SECRET)
 OPEN = authenticator(loopback=True)
+BOTH = authenticator(loopback=True, jamf_secret=SECRET)
+CLOSED = authenticator()
 
 ACCEPTED: dict[str, tuple[Authenticator, str, dict[str, str]]] = {
     "hmac": (FULL, "nanomdm", {"x-hmac-signature": HMAC}),
@@ -56,8 +60,15 @@ REFUSED: dict[str, tuple[Authenticator, str, dict[str, str], int]] = {
     "basic, not base64": (FULL, "jamf", {"authorization": "Basic %%%"}, 401),
     "basic, not text": (FULL, "jamf", {"authorization": "Basic /////w=="}, 401),
     "empty bearer": (FULL, "jamf", {"authorization": "Bearer "}, 401),
-    "no secret, on the network": (FULL, "osquery", {}, 403),
+    "no secret of this source": (FULL, "osquery", {}, 403),
+    "no secret of this source, on loopback": (BOTH, "osquery", {}, 403),
+    "secret of another source": (FULL, "osquery", {"x-drydock-secret": SECRET}, 403),
+    "no secret at all": (CLOSED, "munki", {}, 403),
     "a web page": (OPEN, "munki", {"origin": "https://example.org"}, 403),
+    "a web page without its origin": (OPEN, "munki", {"sec-fetch-site": "cross-site"}, 403),
+    "a proxy": (OPEN, "munki", {"forwarded": "for=203.0.113.9"}, 403),
+    "an older proxy": (OPEN, "munki", {"x-forwarded-for": "203.0.113.9"}, 403),
+    "a proxy that names itself": (OPEN, "munki", {"via": "1.1 proxy"}, 403),
 }
 
 
@@ -89,16 +100,47 @@ def test_admin_token_is_required_on_loopback_too() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_address_needs_no_secret(host: str) -> None:
-    check_address(Listen(host, 0), ServerSettings())
+    for insecure in (False, True):
+        check_address(Listen(host, 0), CLOSED.logins(), insecure_loopback=insecure)
 
 
 def test_other_address_needs_a_secret() -> None:
     address = Listen("10.0.0.1", 0)
-    check_address(address, FULL.settings)
+    check_address(address, FULL.logins(), insecure_loopback=False)
     with pytest.raises(ValueError, match="without any secret only this machine is served"):
-        check_address(address, ServerSettings())
+        check_address(address, CLOSED.logins(), insecure_loopback=False)
+    with pytest.raises(ValueError, match="serves loopback only"):
+        check_address(address, FULL.logins(), insecure_loopback=True)
+
+
+def test_sender_of_events_is_the_one_whose_secret_was_sent() -> None:
+    checker = authenticator(jamf_secret=SECRET, events_secret="events-secret", sofa_secret="s" * 9)
+    for secret, name in ((SECRET, "jamf"), ("events-secret", "events"), ("s" * 9, "sofa")):
+        assert check(checker, "events", {"x-drydock-secret": secret}, BODY).name == name
+
+
+def test_token_of_a_mac_is_valid_for_this_mac_alone() -> None:
+    munki = Login(default_sender("munki"), masters=("master-secret",))
+    checker = Authenticator(lambda: Logins((munki,)))
+    sender = check(
+        checker, "munki", {"x-drydock-secret": device_token("master-secret", "mac-1")}, BODY
+    )
+    assert (sender.own_device, sender.scope.devices) == ("MAC-1", frozenset({"MAC-1"}))
+    other = device_token("master-secret", "MAC-1").replace("MAC-1", "MAC-2")
+    for wrong in (other, "master-secret", device_token("another", "MAC-1"), ".", ""):
+        with pytest.raises(AuthenticationError):
+            check(checker, "munki", {"x-drydock-secret": wrong}, BODY)
+
+
+def test_old_and_new_secret_are_valid_during_a_rotation() -> None:
+    login = Login(default_sender("nanomdm"), ("old", "new"), (b"another", KEY.encode()))
+    checker = Authenticator(lambda: Logins((login,)))
+    assert check(checker, "nanomdm", {"x-hmac-signature": HMAC}, BODY).name == "nanomdm"
+    for secret in ("old", "new"):
+        assert check(checker, "events", {"x-drydock-secret": secret}, BODY).name == "nanomdm"
 
 
 def test_secrets_are_not_in_the_repr() -> None:
-    assert SECRET not in repr(FULL)
-    assert KEY not in repr(FULL)
+    shown = repr([FULL, FULL.logins()])
+    assert SECRET not in shown
+    assert KEY not in shown

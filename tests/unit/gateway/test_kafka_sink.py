@@ -14,7 +14,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.envelope import AuthenticatedEvent, CheckedOutEvent, decode, encode
 from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY
 from tests.factories.sites import critical_release, osquery_report
-from tests.unit.gateway.apps import HMAC_KEY, NOW, kafka_app, signed
+from tests.unit.gateway.apps import HMAC_KEY, NOW, SECRETS, kafka_app, login, signed
 from tests.unit.gateway.fakes import FakeKafka, until
 from tests.unit.gateway.nanomdm_bodies import UDID, webhook
 
@@ -102,10 +102,11 @@ def test_replayed_body_gives_the_same_event(tmp_path: Path) -> None:
 
 def test_events_go_to_their_topics_under_their_keys(tmp_path: Path) -> None:
     async def test() -> None:
-        async with kafka_app(tmp_path) as it:
+        async with kafka_app(tmp_path, **SECRETS) as it:
             release, mac = critical_release("26.2", "25C56", NOW), osquery_report("MAC-1", NOW)
-            body = encode(release) + b"\n" + encode(mac)
-            assert (await it.post("/v1/events", body)).json() == {"events": 2, "dead_letters": 0}
+            for one, kind in ((release, "sofa"), (mac, "events")):
+                posted = await it.post("/v1/events", encode(one), **login(kind))
+                assert posted.json() == {"events": 1, "dead_letters": 0}
             assert [(one.topic, one.key) for one in it.kafka.log] == [
                 ("drydock.advisories.v1", release.subject.encode()),
                 (INVENTORY.name, b"MAC-1"),

@@ -1,0 +1,1 @@
+"""Admission of events from senders: what a sender may submit, identities, times, stamps. Pure."""

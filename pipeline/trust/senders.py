@@ -1,0 +1,95 @@
+"""Senders: the logins that deliver events, and the events that each kind may submit.
+
+| kind | may submit |
+| --- | --- |
+| `nanomdm`, `micromdm`, `jamf` (the MDM channel) | all events of Macs, and enrollment |
+| `osquery`, `munki` | inventory reports of that source, without enrollment |
+| `events` | inventory reports of `osquery`, `munki` and `other`, without enrollment |
+| `sofa`, `gdmf`, `kev` | statements of that feed about releases and CVEs |
+| `advisories` | statements about releases of the source `other` |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from pipeline.ingest.sources import DEVICE_SOURCES, FEEDS, PermittedFields
+from schemas.envelope import AdvisoryEvent, DeviceEvent
+from schemas.events.inventory import InventoryReported, InventorySource
+from schemas.model import WireModel
+
+EVENTS: Final = "events"
+ADVISORIES: Final = "advisories"
+MDM_KINDS: Final = frozenset({"nanomdm", "micromdm", "jamf"})
+# Only the MDM channel knows the enrollment of a Mac; anybody else could hide or invent one.
+ENROLLMENT_FIELDS: Final = frozenset(
+    {"enrollment_id", "mdm_enrolled", "mdm_server", "supervised", "user_approved", "ade_enrolled"}
+    | {"bootstrap_token_escrowed", "identity_expires_at"}
+)
+# Identify the source and the kind of each statement; every sender states them.
+ALWAYS_PERMITTED: Final = frozenset({"source", "platform"})
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The events that a sender may submit.
+
+    - `fields`: the fields that it may state, by the class of an event's data
+    - `sources`: values of `source` in the data
+    - `devices`: UDIDs and serial numbers in capitals; None means every Mac
+    """
+
+    fields: PermittedFields
+    sources: frozenset[str]
+    devices: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A login that delivered a request.
+
+    `own_device` is the UDID of a login that a Mac has for itself: everything it submits is about
+    this Mac.
+    """
+
+    name: str
+    kind: str
+    scope: Scope
+    own_device: str | None = None
+
+    @property
+    def is_mdm_channel(self) -> bool:
+        """True for the webhooks and events of an MDM server."""
+        return self.kind in MDM_KINDS
+
+
+def _all_fields(models: object) -> dict[type[WireModel], frozenset[str]]:
+    data = (event.model_fields["data"].annotation for event in get_args(models))
+    return {one: frozenset(one.model_fields) for one in data}
+
+
+_INVENTORY: Final[PermittedFields] = {
+    InventoryReported: frozenset(InventoryReported.model_fields) - ENROLLMENT_FIELDS
+}
+# Reports of executors and admins are Drydock's own.
+_MDM_SOURCES: Final = frozenset(get_args(InventorySource)) - {"executor"}
+
+SCOPES: Final[Mapping[str, Scope]] = {
+    **{feed.name: Scope(feed.permitted_fields, frozenset({feed.name})) for feed in FEEDS},
+    **{
+        source.name: Scope(_all_fields(DeviceEvent), _MDM_SOURCES)
+        if source.name in MDM_KINDS
+        else Scope(
+            {kind: fields - ENROLLMENT_FIELDS for kind, fields in source.permitted_fields.items()},
+            frozenset({source.reports_as}),
+        )
+        for source in DEVICE_SOURCES
+    },
+    EVENTS: Scope(_INVENTORY, frozenset({"osquery", "munki", "other"})),
+    ADVISORIES: Scope(_all_fields(AdvisoryEvent), frozenset({"other"})),
+}
+
+
+def default_sender(kind: str) -> Sender:
+    """Return the sender of a kind that is configured by its secret alone: its name is its kind."""
+    return Sender(kind, kind, SCOPES[kind])
