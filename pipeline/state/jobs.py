@@ -406,10 +406,10 @@ def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
         return renewed or device.enrolled_since(entry.since_us)
     if entry.version is None:
         return False
+    if not reaches(device.os_version, device.build, entry.version, entry.build):
+        return False
     reported_us = device.reported_us("os_version")
-    if reported_us <= entry.since_us or not reaches(
-        device.os_version, device.build, entry.version, entry.build
-    ):
+    if reported_us <= entry.since_us:
         return False
     if entry.action in (Action.UPDATE, Action.UPGRADE):
         return True

@@ -5,10 +5,14 @@ would give a record of another name to readers of the log, and a Mac without UDI
 would get a job that nothing can decode.
 """
 
+from typing import Final
+
 from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.envelope import AdvisoryEvent, DeviceEvent
 from schemas.ids import advisory_id, is_real_serial, is_real_udid
 from schemas.routing import device_key
+
+_TEXTS: Final = ("id", "source", "subject")
 
 
 def identity_problem(event: DeviceEvent | AdvisoryEvent) -> Problem | None:
@@ -16,16 +20,14 @@ def identity_problem(event: DeviceEvent | AdvisoryEvent) -> Problem | None:
 
     The letters of the subject may differ in case from the key: UDIDs are compared without it.
     """
-    for name in ("id", "source", "subject"):
-        if not getattr(event, name).isprintable():
-            return Problem(
-                DeadLetterCode.BAD_IDENTITY, "contains unprintable characters", f"$.{name}"
-            )
+    if not f"{event.id}{event.source}{event.subject}".isprintable():
+        name = next(one for one in _TEXTS if not getattr(event, one).isprintable())
+        return Problem(DeadLetterCode.BAD_IDENTITY, "contains unprintable characters", f"$.{name}")
     problem = None if isinstance(event, AdvisoryEvent) else _device_problem(event)
     if problem is not None:
         return problem
     keys = subjects_of(event)
-    if event.subject.upper() in (key.upper() for key in keys):
+    if event.subject in keys or event.subject.upper() in (key.upper() for key in keys):
         return None
     wanted = f"the subject is not {keys[0]!r}, which the data names" if keys else "no subject fits"
     return Problem(DeadLetterCode.BAD_IDENTITY, wanted, "$.subject")
