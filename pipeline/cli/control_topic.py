@@ -1,6 +1,7 @@
-"""The control topic of a fleet, for commands: read it to its end, publish with confirmation."""
+"""Topics of a fleet for commands: read one to its end; publish to the control topic, confirmed."""
 
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
@@ -15,11 +16,10 @@ from schemas.topics import CONTROL
 _TIMEOUT_S: Final = 15.0
 _LIMIT_MS: Final = round(_TIMEOUT_S * 1000)
 _POLL_MS: Final = 250
-_PARTITION: Final = TopicPartition(CONTROL.name, 0)
 
 
 class NoTopicError(Exception):
-    """The cluster has no control topic."""
+    """The cluster has no topic of this name."""
 
 
 # kafka-python 3.0.12 raises AssertionError for some unexpected responses of a broker.
@@ -41,26 +41,38 @@ def fleet_settings(bootstrap: str | None) -> KafkaSettings:
 
 
 def read_control(settings: KafkaSettings) -> list[bytes]:
-    """Return the values of all records in the topic as of now, in their order.
+    """Return the values of all records in the control topic as of now, in their order.
 
     A record without a value gives empty bytes. Raises one of FAULTS, also if this takes longer than
     15 s.
     """
-    found: list[bytes] = []
+    return [value for _, value in _read_whole(settings, CONTROL.name)]
+
+
+def read_keys(settings: KafkaSettings, topic: str) -> frozenset[str]:
+    """Return the keys of all records in a topic of one partition. Raises one of FAULTS."""
+    return frozenset(key.decode(errors="replace") for key, _ in _read_whole(settings, topic))
+
+
+def _read_whole(settings: KafkaSettings, topic: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of all records in the topic's only partition as of now, in their order.
+
+    A record without a key or value gives empty bytes. Raises one of FAULTS.
+    """
+    partition = TopicPartition(topic, 0)
     until = time.monotonic() + _TIMEOUT_S
     options = settings.consumer_options() | {"bootstrap_timeout_ms": _LIMIT_MS}
     with KafkaConsumer(**options) as consumer:
-        if CONTROL.name not in consumer.topics():
-            raise NoTopicError(f"there is no topic {CONTROL.name}: run `drydock topics apply`")
-        consumer.assign([_PARTITION])
-        consumer.seek_to_beginning(_PARTITION)
-        end = consumer.end_offsets([_PARTITION], timeout_ms=_LIMIT_MS)[_PARTITION]
-        while (consumer.position(_PARTITION, timeout_ms=_LIMIT_MS) or 0) < end:
+        if topic not in consumer.topics():
+            raise NoTopicError(f"there is no topic {topic}: run `drydock topics apply`")
+        consumer.assign([partition])
+        consumer.seek_to_beginning(partition)
+        end = consumer.end_offsets([partition], timeout_ms=_LIMIT_MS)[partition]
+        while (consumer.position(partition, timeout_ms=_LIMIT_MS) or 0) < end:
             if time.monotonic() > until:
-                raise TimeoutError(f"{CONTROL.name} could not be read within {_TIMEOUT_S:g} s")
-            records = consumer.poll(timeout_ms=_POLL_MS).get(_PARTITION, ())
-            found += [record.value or b"" for record in records]
-    return found
+                raise TimeoutError(f"{topic} could not be read within {_TIMEOUT_S:g} s")
+            for record in consumer.poll(timeout_ms=_POLL_MS).get(partition, ()):
+                yield record.key or b"", record.value or b""
 
 
 def publish(settings: KafkaSettings, event: ControlEvent) -> None:

@@ -1,6 +1,7 @@
 """`drydock halt`: stop new jobs in a scope."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from pipeline.cli.halt_switch import (
 )
 from pipeline.cli.output import emit, fail
 from pipeline.cli.service_client import AsJson, By, FleetOrDataDir, send_request
+from pipeline.cli.time_arguments import parse_end
 
 
 def halt(  # noqa: PLR0913, PLR0917 - a command's options
@@ -27,7 +29,7 @@ def halt(  # noqa: PLR0913, PLR0917 - a command's options
     bootstrap: Bootstrap = None,
     why: Annotated[str, typer.Option(help="The reason, for people.")] = "",
     until: Annotated[
-        str | None, typer.Option(help="Time at which it ends: ISO 8601 with a zone.")
+        str | None, typer.Option(help="Time at which it ends: ISO 8601 with a zone, or +4h.")
     ] = None,
     by: By = "unknown",
     as_json: AsJson = False,
@@ -42,7 +44,7 @@ def halt(  # noqa: PLR0913, PLR0917 - a command's options
     if data_dir is not None and bootstrap is not None:
         fail("--data-dir is an embedded service, --bootstrap a fleet on Kafka: choose one")
     key = scope_key(scope, everything=everything, site=site, advisory=advisory)
-    request_fields = {"scope": key, "by": by, "why": why, "until": until}
+    request_fields = {"scope": key, "by": by, "why": why, "until": _end(until)}
     body = json.dumps(request_fields).encode()
     try:
         prepare = operator_requests.halt(body)
@@ -62,3 +64,11 @@ def halt(  # noqa: PLR0913, PLR0917 - a command's options
     else:
         response = send_request(data_dir, "POST", "/v1/halts", prepare, body)
     emit(json.dumps(response) if as_json else f"halted: {response['halted']}")
+
+
+def _end(until: str | None) -> str | None:
+    """Return the time of --until in ISO 8601; None without one. Exit 2 unless it is to come."""
+    try:
+        return None if until is None else parse_end(until, datetime.now(UTC)).isoformat()
+    except ValueError as error:
+        fail(f"--until: {error}")

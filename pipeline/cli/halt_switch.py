@@ -3,6 +3,7 @@
 Every agent reads that topic itself and applies a change within seconds.
 """
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -77,7 +78,7 @@ def publish_halt_change(
 def _check_scope(
     settings: "KafkaSettings", scope: "HaltScope", book: "HaltBook", *, resumes: bool
 ) -> None:
-    """Exit 2 if the site to halt has no job topic, or the scope to resume is not halted.
+    """Exit 2 if the scope to resume is not halted, or the site or advisory to halt is not known.
 
     So a misspelt name does not look like a halt. Raises one of FAULTS.
     """
@@ -86,8 +87,11 @@ def _check_scope(
         if scope not in in_force:
             halts = ", ".join(halted.key for halted in in_force) or "none"
             fail(f"{scope.key} is not halted; halts in force: {halts}")
-    if scope.site is not None and not resumes:
+        return
+    if scope.site is not None:
         check_site(settings, scope.site)
+    elif scope.advisory_id is not None:
+        _check_advisory(settings, scope.advisory_id)
 
 
 def check_site(settings: "KafkaSettings", site: str) -> None:
@@ -105,6 +109,27 @@ def check_site(settings: "KafkaSettings", site: str) -> None:
         if not sites:
             fail("no site has a job topic: run `drydock topics apply --sites`")
         fail(unknown_site(site, sites))
+
+
+def _check_advisory(settings: "KafkaSettings", advisory_id: str) -> None:
+    """Exit 2 if the fleet knows releases, and none has this advisory.
+
+    A halt must work although the releases cannot be read; then the name is not checked.
+    """
+    from pipeline.cli.control_topic import FAULTS, one_line_error, read_keys
+    from pipeline.embedded.operator_requests import unknown_advisory
+    from schemas.topics import ADVISORIES
+
+    try:
+        known = read_keys(settings, ADVISORIES.name)
+    except FAULTS as error:
+        sys.stderr.write(
+            f"drydock: {advisory_id!r} is not compared with the known releases:"
+            f" {one_line_error(error)}\n"
+        )
+        return
+    if known and advisory_id not in known:
+        fail(unknown_advisory(advisory_id, known))
 
 
 def _read_halts(settings: "KafkaSettings") -> "HaltBook":

@@ -109,11 +109,26 @@ def unknown_site(name: str, sites: Collection[str]) -> str:
     return f"no site {name!r}; {hint}the sites are {', '.join(sorted(sites)) or 'not known'}"
 
 
+def unknown_advisory(name: str, advisories: Collection[str]) -> str:
+    """Return the error for the name of an advisory that is none of `advisories`."""
+    by_lower = {one.lower(): one for one in advisories}
+    near = get_close_matches(name.lower(), by_lower, n=1)
+    hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+    return f"no release has the advisory {name!r}{hint}"
+
+
+def _known_advisories(service: Service) -> frozenset[str]:
+    """Return the ids of the releases that are known; empty before the first feed."""
+    lines = service.reconciler.fleet.advisories.lines.values()
+    return frozenset(release.advisory_id for releases in lines for release in releases)
+
+
 def halt(raw: bytes) -> WriteRequest:
     """Return the request that halts new jobs in a scope; `raw` is a HaltRequest as JSON.
 
     Its response has the scope's key as `halted`. Raises InvalidRequestError for an invalid body or
-    scope (400); when prepared, for a site that the policy in force does not have (404).
+    scope (400); when prepared, for an end that is not in the future (400), a site that the policy
+    in force does not have, or an advisory that no known release has (404).
     """
     request = _read(HaltRequest, raw)
     scope = parse_scope(request.scope)
@@ -122,6 +137,12 @@ def halt(raw: bytes) -> WriteRequest:
         sites = _known_sites(service)
         if scope.site is not None and sites and scope.site not in sites:
             raise InvalidRequestError(unknown_site(scope.site, sites), 404)
+        advisories = _known_advisories(service)
+        if scope.advisory_id is not None and advisories and scope.advisory_id not in advisories:
+            raise InvalidRequestError(unknown_advisory(scope.advisory_id, advisories), 404)
+        if request.until is not None and request.until <= now:
+            until = request.until.isoformat()
+            raise InvalidRequestError(f"until: {until} is not in the future")
         event = control_events.halt_set(scope, request.by, request.why, request.until, now)
         return AcceptedInput(events=(event,), response={"halted": scope.key})
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka import KafkaAdminClient, KafkaProducer  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from agents.halts import STALE_AFTER_S
 from pipeline.cli.app import app
-from schemas.envelope import AttemptsResetEvent
-from schemas.topics import CONTROL
+from schemas.envelope import AttemptsResetEvent, encode
+from schemas.topics import ADVISORIES, CONTROL
+from tests.factories import release
 from tests.kafka.agent_site import AgentSite, drydock, eventually
 from tests.kafka.brokers import KafkaCluster, wait_until
 from tests.kafka.topics import make_topics
@@ -81,12 +82,27 @@ def test_reset_of_attempts_is_published_with_its_author_and_reason(site: AgentSi
     assert (found.cause, found.by, found.why) == ("unreachable", "ada", "login corrected")
 
 
+def test_halt_of_an_unknown_release_is_refused_with_the_nearest_one(site: AgentSite) -> None:
+    here = ("--bootstrap", site.bootstrap, "--json")
+    early = drydock("halt", "--advisory", "macOS-26.9", *here)
+    assert early.returncode == 0, early.stderr  # no release is known: every name is taken
+    producer = KafkaProducer(bootstrap_servers=site.bootstrap)
+    producer.send(ADVISORIES.name, key=b"macOS-26.2", value=encode(release("26.2")))
+    producer.close()
+    refused = drydock("halt", "--advisory", "macOS-26.3", *here)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("did you mean 'macOS-26.2'?\n")
+    named = drydock("halt", "--advisory", "macOS-26.2", "--until", "+4h", *here)
+    assert (named.returncode, json.loads(named.stdout)) == (0, {"halted": "advisory:macOS-26.2"})
+
+
 WRONG = {
     "no scope": (("halt",), "name one scope"),
     "two scopes": (("halt", "--all", "--site", "london"), "name one scope"),
     "unknown site": (("halt", "--site", "lodnon"), "no site 'lodnon'; "),
     "unknown kind": (("halt", "host:a"), "is not a scope"),
     "bad time": (("halt", "--all", "--until", "soon"), "until"),
+    "end in the past": (("halt", "--all", "--until", "2020-01-01"), "is not in the future"),
     "nothing to resume": (("resume", "--advisory", "macOS-1"), "is not halted"),
     "unknown site to reset": (
         ("attempts", "reset", "site:lodnon", "--why", "x"),

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline.cli.time_arguments import parse_time
+from pipeline.cli.time_arguments import parse_end, parse_time
 
 END = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -47,3 +47,34 @@ def test_text_that_is_not_a_time_is_refused(text: str) -> None:
 def test_time_outside_the_calendar_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"outside the calendar|is not a time"):
         parse_time(text, END)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("+90m", END + timedelta(minutes=90)),
+        (" +4h ", END + timedelta(hours=4)),
+        ("+1.5d", END + timedelta(days=1.5)),
+        ("2026-02-01", datetime(2026, 2, 1, tzinfo=UTC)),
+        ("2026-01-31T13:00:00Z", datetime(2026, 1, 31, 13, tzinfo=UTC)),
+    ],
+)
+def test_each_form_of_an_end_is_read(text: str, meant: datetime) -> None:
+    assert parse_end(text, END) == meant
+
+
+@pytest.mark.parametrize("text", ["2026-01-31T12:00:00Z", "2020-01-01", "-3d", "+0h"])
+def test_end_that_is_not_to_come_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not in the future: write "):
+        parse_end(text, END)
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "", "4h", "+4y"])
+def test_unreadable_end_names_the_forms(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a time: write .* or \+4h from now"):
+        parse_end(text, END)
+
+
+def test_end_beyond_the_calendar_is_refused() -> None:
+    with pytest.raises(ValueError, match="outside the calendar"):
+        parse_end("+99999999w", END)

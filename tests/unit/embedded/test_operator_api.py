@@ -184,6 +184,33 @@ def test_halt_of_an_unknown_site_is_refused_with_the_nearest_one(tmp_path: Path)
     run(tmp_path, test)
 
 
+def test_halt_of_an_unknown_advisory_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    async def test(it: SqliteApp) -> None:
+        request = {"scope": "advisory:macos-26.3", "by": "me"}
+        # Before the first release is known, every name is taken.
+        assert (await it.client.post("/v1/halts", json=request, headers=TOKEN)).status_code == 200
+        posted = await it.client.post("/v1/events", content=RELEASE, headers=login("sofa"))
+        assert posted.is_success
+        refused = await it.client.post("/v1/halts", json=request, headers=TOKEN)
+        assert refused.status_code == 404
+        assert "did you mean 'macOS-26.2'?" in refused.text
+        known = {"scope": "advisory:macOS-26.2", "by": "me"}
+        assert (await it.client.post("/v1/halts", json=known, headers=TOKEN)).status_code == 200
+
+    run(tmp_path, test, **SECRETS)
+
+
+def test_halt_that_is_over_is_refused(tmp_path: Path) -> None:
+    async def test(it: SqliteApp) -> None:
+        request = {"scope": "all", "by": "me", "until": "2020-01-01T00:00:00Z"}
+        refused = await it.client.post("/v1/halts", json=request, headers=TOKEN)
+        assert refused.status_code == 400
+        assert "until: 2020-01-01T00:00:00+00:00 is not in the future" in refused.text
+        assert (await it.client.get("/v1/status", headers=TOKEN)).json()["halts"] == []
+
+    run(tmp_path, test)
+
+
 @pytest.mark.parametrize(
     "body",
     [
