@@ -132,6 +132,9 @@ PURE: Final = (
     "agents.mdm.observation",
     "agents.mdm.status_report",
     "agents.preflight",
+    "agents.ssh.mac_facts",
+    "agents.ssh.offers",
+    "agents.ssh.update_output",
     "agents.verification",
 )
 IMPURE_MODULES: Final = frozenset(

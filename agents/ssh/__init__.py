@@ -1,0 +1,1 @@
+"""Macs reached over SSH, with the tools that Apple ships on them."""
