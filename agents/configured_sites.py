@@ -13,13 +13,16 @@ import httpx
 from agents.config.model import AgentConfig, SecretRef, SiteConfig
 from agents.config.secrets import SecretError, read_erase_pin
 from agents.config.servers import open_server
+from agents.config.ssh_access import open_ssh
 from agents.destructive_lock import DestructiveLock
+from agents.mac import Mac
 from agents.mdm.answers import AnswerStore, Finding
 from agents.mdm.mac import MdmMacs
 from agents.mdm.metrics import MdmMetrics
 from agents.mdm.queries import MacQueries
 from agents.preflight import Limits
 from agents.site_access import SiteAccess
+from agents.ssh.methods import SSH_METHODS
 from agents.verification import Refusal
 from runtime import sqlite
 from runtime.logs import Log
@@ -52,7 +55,7 @@ class SitePermissions:
             return Refusal(Outcome.REFUSED, ErrorCode.METHOD_NOT_ALLOWED, detail)
         if locked := self._lock.refuse(job):
             return locked
-        if job.method not in MDM_METHODS:
+        if job.method not in MDM_METHODS | SSH_METHODS:
             detail = f"no executor for {job.method} is built yet"
             return Refusal(Outcome.REFUSED, ErrorCode.UNSUPPORTED, detail)
         return None
@@ -102,7 +105,9 @@ class ConfiguredSites:
             )
             for name, site in config.sites.items()
         }
-        self._accesses = {name: _access(site, macs[name]) for name, site in config.sites.items()}
+        self._accesses = {
+            name: _access(site, macs[name], environment, now) for name, site in config.sites.items()
+        }
         self.queries: Mapping[str, MacQueries] = {
             name: MacQueries(macs[name], self.answers, now) for name in config.sites
         }
@@ -168,9 +173,20 @@ def finding_reporter(log: Log, metrics: MdmMetrics) -> Callable[[Finding], None]
     return report
 
 
-def _access(site: SiteConfig, macs: MdmMacs) -> SiteAccess:
+def _access(
+    site: SiteConfig, mdm: MdmMacs, environment: Mapping[str, str], now: Callable[[], datetime]
+) -> SiteAccess:
+    ssh = None if site.ssh is None else open_ssh(site.ssh, environment, now)
+
+    def mac_for(job: Job) -> Mac:
+        return mdm if ssh is None or job.method in MDM_METHODS else ssh
+
+    def withdraw_order(job: Job, order: str) -> str | None:
+        # A Mac itself keeps nothing: a command that has begun runs to its end.
+        return mdm.withdraw_order(job, order) if job.method in MDM_METHODS else ""
+
     limits = Limits(**site.limits.model_dump())
-    return SiteAccess(macs.mac_for, SitePermissions(site).refuse, limits, macs.withdraw_order)
+    return SiteAccess(mac_for, SitePermissions(site).refuse, limits, withdraw_order)
 
 
 def _open_store(path: Path) -> AnswerStore:

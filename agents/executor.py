@@ -408,8 +408,8 @@ class Executor:
             return refuse(entry, refusal.error_code, refusal.detail)
         try:
             observation: LookResult = self._access.mac_for(entry.job).look(entry.job)
-        except UnreachableError:
-            observation = Unreachable()
+        except UnreachableError as error:
+            observation = Unreachable(error.obstacle)
         except Exception as error:  # noqa: BLE001 - a bug in one form must not stop other Macs
             if not entry.touched:
                 failed = result(entry, Outcome.FAILED, ErrorCode.BUG, type(error).__name__)

@@ -4,7 +4,7 @@
     ACCEPTED  withdrawn, expired, or its approval expired        DONE (superseded, expired, refused)
     ACCEPTED  the site is in dry run                             DONE (withheld)
     ACCEPTED  the site does not permit the order                 DONE (refused)
-    ACCEPTED  Mac unreachable for 24 h                           DONE (failed)
+    ACCEPTED  Mac unreachable for 24 h, or until a person acts   DONE (failed)
     ACCEPTED  Mac runs the target already                        DONE (acted)
     ACCEPTED  Mac is unfit: disk, power, enrollment, ...         DONE (failed or refused)
     ACCEPTED  Mac is busy, or unreachable for less than 24 h     ACCEPTED
@@ -173,7 +173,12 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The result of a look that failed: the Mac did not respond."""
+    """The result of a look that failed: the Mac did not respond.
+
+    `obstacle` is a reason that a person must remove, None without one.
+    """
+
+    obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +237,7 @@ def next_step(
     if observation is None:
         return Observe()
     if isinstance(observation, Unreachable):
-        return _on_unreachable(entry, now)
+        return _on_unreachable(entry, observation.obstacle, now)
     entry = replace(entry, away_since=None)
     if entry.phase is Phase.ACCEPTED:
         return _approach(entry, observation, now, limits)
@@ -389,13 +394,15 @@ def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
     return None
 
 
-def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
+def _on_unreachable(entry: JournalEntry, obstacle: Obstacle | None, now: datetime) -> Wait | Finish:
     """Return a wait for the next look, or the end after 24 h without contact.
 
     The outcome is then FAILED for an untouched job and ACTED for a touched one. The 24 h begin at
     the first failed look, or at the time from which the Mac should work on the order if that is
-    later.
+    later. An untouched job with an obstacle fails at once.
     """
+    if obstacle is not None and not entry.touched:
+        return _finish(entry, Outcome.FAILED, obstacle.error_code, obstacle.detail)
     since = entry.away_since or now
     given_up_at = max(since, _due(entry)) + UNREACHABLE_LIMIT
     if now >= given_up_at:

@@ -1,4 +1,4 @@
-"""The interface of an executor to one Mac. Forms: simulated and MDM, later SSH.
+"""The interface of an executor to one Mac. Forms: simulated, MDM and SSH.
 
 An order is the one command that an attempt gives to its Mac. Every call is short: long work runs on
 the Mac itself and shows in later observations. The acknowledgement of an order never proves that
@@ -25,10 +25,6 @@ STEPS: Final = {
     Method.INSTALL_PROFILE: "enroll",
 }
 """Name of the one step that each method has on the Mac."""
-
-
-class UnreachableError(Exception):
-    """The Mac did not respond. If `act` raises it, the order may have arrived or not."""
 
 
 class InstallState(StrEnum):
@@ -64,6 +60,17 @@ class Obstacle:
 
     error_code: ErrorCode
     detail: str
+
+
+class UnreachableError(Exception):
+    """The Mac did not respond. If `act` raises it, the order may have arrived or not.
+
+    `obstacle` is a reason that a person must remove, None if the Mac may respond later by itself.
+    """
+
+    def __init__(self, detail: str = "", obstacle: Obstacle | None = None) -> None:
+        super().__init__(detail)
+        self.obstacle = obstacle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ sites:
         login: env:NANOMDM_API_KEY
         ddm: {url: "https://ddm.test", login: env:KMFDDM_API_KEY}
         max_requests_per_s: 1000
-    methods: [ddm, erase_device, softwareupdate]
+    methods: [ddm, erase_device, startosinstall]
     allow_destructive: [C02MAC-1]
 """
 

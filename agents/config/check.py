@@ -1,11 +1,12 @@
-"""Summary of a valid configuration: sites, servers, secrets that can be read, and the lock."""
+"""Summary of a valid configuration: sites, servers, SSH, secrets that can be read, the lock."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from agents.config.model import MdmServerConfig, SecretRef, SiteConfig
+from agents.config.model import MdmServerConfig, SecretRef, SiteConfig, SshConfig
 from agents.config.secrets import SecretError, read_erase_pin, read_secret
 from agents.destructive_lock import DESTRUCTIVE_METHODS
 
@@ -16,7 +17,11 @@ def unusable_secrets(site: SiteConfig, environment: Mapping[str, str]) -> list[s
     """Return the reason for each secret of the site that cannot be used."""
     logins = [server.login for server in site.mdm_servers]
     logins += [server.ddm.login for server in site.mdm_servers if server.ddm is not None]
+    if site.ssh is not None and site.ssh.volume_owner is not None:
+        logins.append(site.ssh.volume_owner.password)
     problems = [secret_problem(login, environment) for login in logins]
+    if site.ssh is not None:
+        problems.append(file_problem(site.ssh.key))
     if site.erase_pin is not None:
         problems.append(secret_problem(site.erase_pin, environment, read_erase_pin))
     return [problem for problem in problems if problem is not None]
@@ -33,6 +38,15 @@ def secret_problem(
     return None
 
 
+def file_problem(path: str) -> str | None:
+    """Return the reason for which a file cannot be read, None if it can."""
+    try:
+        Path(path).read_bytes()
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    return None
+
+
 def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the summary of a site as JSON values; a secret has its place only."""
 
@@ -45,12 +59,19 @@ def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> 
         ddm = server.ddm and {"url": server.ddm.url, "login": secret(server.ddm.login)}
         return {**row, "login": secret(server.login), "ddm": ddm}
 
+    def ssh_row(ssh: SshConfig) -> dict[str, Any]:
+        owner = ssh.volume_owner
+        password = owner and {"user": owner.user, "password": secret(owner.password)}
+        row = ssh.model_dump(mode="json", exclude={"volume_owner"})
+        return {**row, "key_problem": file_problem(ssh.key), "volume_owner": password}
+
     return {
         "kind": "site",
         "site": name,
         "time_zone": site.time_zone,
         "methods": list(site.methods),
         "mdm_servers": [server_row(server) for server in site.mdm_servers],
+        "ssh": site.ssh and ssh_row(site.ssh),
         "locked": sorted(set(site.methods) & DESTRUCTIVE_METHODS),
         "allow_destructive": sorted(site.allow_destructive),
         "erase_pin": site.erase_pin and secret(site.erase_pin, read_erase_pin),
@@ -72,6 +93,8 @@ def summary_lines(row: Mapping[str, Any]) -> Iterator[str]:
         if server["ddm"]:
             ddm = server["ddm"]
             yield f"    declarations at {ddm['url']}; login: {_secret(ddm['login'])}"
+    if row["ssh"]:
+        yield from _ssh_lines(row["ssh"])
     yield f"  erase, reinstall and migration: {_lock(row)}"
     if row["erase_pin"]:
         yield f"  PIN for an erase: {_secret(row['erase_pin'])}"
@@ -82,6 +105,15 @@ def summary_lines(row: Mapping[str, Any]) -> Iterator[str]:
         f" {limits['battery_apple_silicon']:g} % on Apple silicon, {limits['battery_intel']:g} % on"
         " Intel"
     )
+
+
+def _ssh_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    address, others = row["address"] or "no other address", len(row["addresses"])
+    yield f"  SSH as {row['user']} to {address}, {others} by serial number, port {row['port']}"
+    yield f"    key: {row['key_problem'] or row['key']}; host keys: {row['known_hosts']}"
+    if row["volume_owner"]:
+        owner = row["volume_owner"]
+        yield f"    volume owner {owner['user']}: {_secret(owner['password'])}"
 
 
 def _secret(row: Mapping[str, Any]) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from agents.config.file import AgentConfigDocument
 from agents.config.model import SiteConfig, is_loopback
 from agents.destructive_lock import DESTRUCTIVE_METHODS
+from agents.ssh.methods import SSH_METHODS
 from runtime.located_yaml import Path, Problem, path_text
 from runtime.yaml_model import locate
-from schemas.jobs import MDM_METHODS
+from schemas.jobs import MDM_METHODS, Method
 
 _Found = Iterator[tuple[Path, str]]
 
@@ -28,11 +29,20 @@ def lint(document: AgentConfigDocument) -> list[Problem]:
 
 def _methods(site: SiteConfig) -> _Found:
     for index, method in enumerate(site.methods):
-        if method not in MDM_METHODS:
+        if method not in MDM_METHODS | SSH_METHODS:
             message = f"{method} is not built yet: its jobs are refused as unsupported"
             yield ("methods", index), message
     if site.mdm_servers and MDM_METHODS.isdisjoint(site.methods):
         yield ("mdm_servers",), "no method of this site uses an MDM server"
+    if site.ssh is not None and SSH_METHODS.isdisjoint(site.methods):
+        yield ("ssh",), "no method of this site uses SSH"
+    if site.ssh is not None and site.ssh.volume_owner is None and _updates_over_ssh(site):
+        message = "without `volume_owner` no Mac with Apple silicon is updated over SSH"
+        yield ("ssh",), message
+
+
+def _updates_over_ssh(site: SiteConfig) -> bool:
+    return Method.SOFTWAREUPDATE in site.methods
 
 
 def _plain_http(site: SiteConfig) -> _Found:

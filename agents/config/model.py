@@ -1,9 +1,10 @@
-"""Configuration of sites: methods, MDM servers, logins by reference, permitted erasures, limits.
+"""Configuration of sites: methods, MDM servers and SSH, logins, permitted erasures, limits.
 
 `agents.config.file` reads it from YAML and adds line numbers to the errors. A site without an entry
 is in dry run.
 """
 
+import re
 from collections import Counter
 from ipaddress import ip_address
 from pathlib import PurePosixPath
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from agents.ssh.methods import SSH_METHODS
 from runtime.yaml_model import StrictModel
 from schemas.ids import SerialField, SiteField, TextField, is_real_serial
 from schemas.jobs import MDM_METHODS, Method
@@ -27,6 +29,9 @@ from schemas.time_zones import TimeZoneName
 
 _SECRET_FORM: Final = (
     "must be env:NAME or file:/absolute/path; the secret itself never belongs in this file"
+)
+_HOST: Final = re.compile(
+    r"(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE | re.ASCII
 )
 # The permission for every Mac would be no lock.
 _GLOB_CHARACTERS: Final = frozenset("*?[]")
@@ -81,6 +86,7 @@ def _only_text(value: object) -> object:
 
 
 Url = Annotated[str, AfterValidator(_url)]
+AccountName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 RealSerial = Annotated[SerialField, BeforeValidator(_only_text), AfterValidator(_real_serial)]
 
@@ -169,6 +175,63 @@ class MdmServerConfig(StrictModel):
     enrollment_profile: AbsolutePath | None = None
 
 
+def _address_form(value: str) -> str:
+    """Return the form of an address unchanged. Raises ValueError unless it has `{serial}` once."""
+    name = value.replace("{serial}", "C02XK1ZYJHD3", 1)
+    if name == value or "{" in name or "}" in name:
+        raise ValueError("must have {serial} once: '{serial}.macs.example.org'")
+    _host(name)
+    return value
+
+
+def _host(value: str) -> str:
+    """Return the name or IP address of a Mac unchanged. Raises ValueError for other text."""
+    try:
+        ip_address(value)
+    except ValueError:
+        if len(value) > 253 or _HOST.fullmatch(value) is None:
+            raise ValueError("must be a host name or an IP address, without a port") from None
+    return value
+
+
+class VolumeOwnerConfig(StrictModel):
+    """The account that authorizes installations on Apple silicon; the same on each Mac."""
+
+    user: AccountName
+    password: SecretRef
+
+
+class SshConfig(StrictModel):
+    """Access to the Macs of a site over SSH.
+
+    `user`: the account of the agent on each Mac; unless it is root, it may run commands as root
+    with `sudo` and without a password. `key` and `certificate`: files of the login. `known_hosts`:
+    the Macs' host keys, or `@cert-authority` for the authority that certifies them. `address`: the
+    name of a Mac by its serial number, `addresses` those of others. `connect_timeout_s` and
+    `command_timeout_s`, in seconds, limit the login and each command. `notice_minutes`: time
+    between a notice to the user at the screen and an installation after the deadline.
+    """
+
+    user: AccountName
+    key: AbsolutePath
+    certificate: AbsolutePath | None = None
+    known_hosts: AbsolutePath
+    address: Annotated[str, AfterValidator(_address_form)] | None = None
+    addresses: dict[RealSerial, Annotated[str, AfterValidator(_host)]] = Field(default_factory=dict)
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 5.0
+    command_timeout_s: Annotated[float, Field(ge=20, le=120, allow_inf_nan=False)] = 30.0
+    volume_owner: VolumeOwnerConfig | None = None
+    notice_minutes: Annotated[int, Field(ge=0, le=120)] = 15
+
+    @model_validator(mode="after")
+    def _has_addresses(self) -> Self:
+        """Return the access. Raises ValueError if no Mac has an address."""
+        if self.address is None and not self.addresses:
+            raise ValueError("needs `address` or `addresses`")
+        return self
+
+
 class SiteLimits(StrictModel):
     """Limits for each order at a site.
 
@@ -186,13 +249,15 @@ class SiteConfig(StrictModel):
     """One live site.
 
     `time_zone` is the site's, for Macs whose own zone is unknown. `mdm_servers` are the servers of
-    its Macs. `methods` are the only ones that its agents use; each needs its server.
+    its Macs, `ssh` is the access without one. `methods` are the only ones that its agents use; each
+    needs its server, or `ssh`.
     `allow_destructive`: the serial numbers of the Macs that a job may erase or reinstall.
     `erase_pin`: six digits, for Macs that require a PIN to be erased (Intel without T2).
     """
 
     time_zone: TimeZoneName
     mdm_servers: tuple[MdmServerConfig, ...] = ()
+    ssh: SshConfig | None = None
     methods: Annotated[tuple[Method, ...], Field(min_length=1)]
     allow_destructive: frozenset[RealSerial] = frozenset()
     erase_pin: SecretRef | None = None
@@ -212,11 +277,15 @@ class SiteConfig(StrictModel):
     def _servers_exist(cls, value: tuple[Method, ...], info: ValidationInfo) -> tuple[Method, ...]:
         """Return the methods unchanged.
 
-        Raises ValueError for a repeated method, and for one whose server is not configured. The
-        servers are not checked if they have errors themselves.
+        Raises ValueError for a repeated method, and for one whose server or `ssh` is missing. They
+        are not checked if they have errors themselves.
         """
         if repeated := _repeated(value):
             raise ValueError(f"{repeated} is listed twice")
+        over_ssh = [method for method in value if method in SSH_METHODS]
+        # The key is missing after an error in `ssh` itself.
+        if over_ssh and info.data.get("ssh", True) is None:
+            raise ValueError(f"{over_ssh[0]} needs `ssh`")
         servers: tuple[MdmServerConfig, ...] | None = info.data.get("mdm_servers")
         if servers is None:
             return value

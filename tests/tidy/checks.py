@@ -132,8 +132,12 @@ PURE: Final = (
     "agents.mdm.observation",
     "agents.mdm.status_report",
     "agents.preflight",
+    "agents.ssh.listing",
     "agents.ssh.mac_facts",
+    "agents.ssh.observation",
     "agents.ssh.offers",
+    "agents.ssh.progress",
+    "agents.ssh.report",
     "agents.ssh.update_output",
     "agents.verification",
 )

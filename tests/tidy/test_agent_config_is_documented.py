@@ -16,6 +16,8 @@ from agents.config.model import (
     MdmServerConfig,
     SiteConfig,
     SiteLimits,
+    SshConfig,
+    VolumeOwnerConfig,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,12 +28,16 @@ MODELS: dict[str, type[BaseModel]] = {
     "A site": SiteConfig,
     "An MDM server": MdmServerConfig,
     "A server of declarations": KmfddmConfig,
+    "SSH": SshConfig,
+    "A volume owner": VolumeOwnerConfig,
     "Limits": SiteLimits,
 }
 
 
 def default_text(field: FieldInfo) -> str:
     """Return the cell with the default; empty if the key must be given or has none."""
+    if field.default_factory is dict:
+        return "{}"
     if field.default is PydanticUndefined or field.default is None:
         return ""
     if isinstance(field.default, BaseModel):

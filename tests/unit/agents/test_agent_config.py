@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from agents.config.file import AgentConfigError, parse_agent_config, read_agent_config
 from agents.config.model import AgentConfig, SecretRef
+from agents.config.ssh_access import address_of
+from agents.ssh.connection import NotConnectedError
 from runtime.yaml_file import UnreadableFileError
 from schemas.jobs import Method
 
@@ -40,6 +42,19 @@ SERVER = """\
         login: env:KEY
 """
 SECRET = "Tr0ub4dor-and-3"
+SSH = (
+    SITE
+    + """\
+    ssh:
+      user: drydock
+      key: /etc/drydock/ssh/id_ed25519
+      known_hosts: /etc/drydock/ssh/known_hosts
+      address: "{serial}.macs.example.org"
+      addresses: {c02xk1zyjhd3: 10.1.2.3}
+      volume_owner: {user: itadmin, password: env:OWNER_PASSWORD}
+    methods: [softwareupdate]
+"""
+)
 
 
 def test_whole_file_is_read() -> None:
@@ -62,6 +77,23 @@ def test_file_without_permitted_serial_numbers_permits_none() -> None:
 def test_configuration_survives_a_round_trip() -> None:
     config = parse_agent_config(WHOLE).config
     assert AgentConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_access_over_ssh_is_read() -> None:
+    ssh = parse_agent_config(SSH).config.sites["london"].ssh
+    assert ssh is not None
+    assert (ssh.user, ssh.port, ssh.notice_minutes) == ("drydock", 22, 15)
+    assert address_of(ssh, "C02XK1ZYJHD3") == "10.1.2.3"
+    assert address_of(ssh, "C02OTHER0001") == "c02other0001.macs.example.org"
+
+
+def test_mac_without_an_address_is_named() -> None:
+    text = SSH.replace('      address: "{serial}.macs.example.org"\n', "")
+    ssh = parse_agent_config(text).config.sites["london"].ssh
+    assert ssh is not None
+    with pytest.raises(NotConnectedError, match="no address of C02OTHER0001") as error:
+        address_of(ssh, "C02OTHER0001")
+    assert error.value.obstacle is not None
 
 
 def with_server(text: str) -> str:
@@ -111,7 +143,7 @@ BROKEN = {
     ),
     "no method": (SITE + "    methods: []\n", 4, "sites.london.methods", "must not be empty"),
     "MDM method without a server": (
-        SITE + "    methods: [softwareupdate, erase_device]\n",
+        SITE + "    methods: [asr, erase_device]\n",
         4,
         "sites.london.methods",
         "erase_device needs an entry in `mdm_servers`",
@@ -229,6 +261,50 @@ BROKEN = {
         16,
         "sites.london.allow_destructive[1]",
         'write it in quotes: "123456789012"',
+    ),
+    "method over SSH without `ssh`": (
+        SITE + "    methods: [softwareupdate]\n",
+        4,
+        "sites.london.methods",
+        "softwareupdate needs `ssh`",
+    ),
+    "SSH without an address": (
+        SSH.replace('      address: "{serial}.macs.example.org"\n', "").replace(
+            "      addresses: {c02xk1zyjhd3: 10.1.2.3}\n", ""
+        ),
+        5,
+        "sites.london.ssh",
+        "needs `address` or `addresses`",
+    ),
+    "address without the serial number": (
+        SSH.replace("{serial}", "mac"),
+        8,
+        "sites.london.ssh.address",
+        "must have {serial} once",
+    ),
+    "address with a port": (
+        SSH.replace("10.1.2.3", "'10.1.2.3:22'"),
+        9,
+        "sites.london.ssh.addresses.c02xk1zyjhd3",
+        "must be a host name or an IP address",
+    ),
+    "literal password of the volume owner": (
+        SSH.replace("env:OWNER_PASSWORD", SECRET),
+        10,
+        "sites.london.ssh.volume_owner.password",
+        "the secret itself never belongs in this file",
+    ),
+    "account with a space": (
+        SSH.replace("user: drydock", "user: dry dock"),
+        5,
+        "sites.london.ssh.user",
+        "",
+    ),
+    "relative key": (
+        SSH.replace("/etc/drydock/ssh/id_ed25519", "id_ed25519"),
+        6,
+        "sites.london.ssh.key",
+        "must be an absolute path",
     ),
     "permission for every Mac": (
         WHOLE.replace('[c02xk1zyjhd3, "123456789012"]', "true"),

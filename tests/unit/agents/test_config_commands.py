@@ -33,6 +33,19 @@ sites:
         max_requests_per_s: 1000
     methods: [ddm]
 """
+UNLOCKED = "    allow_destructive: [C02XK1ZYJHD3]\n"
+SSH = """\
+sites:
+  london:
+    time_zone: Europe/London
+    ssh:
+      user: drydock
+      key: /etc/drydock/ssh/key
+      known_hosts: /etc/drydock/ssh/known_hosts
+      address: "{serial}.macs.example.org"
+      volume_owner: {user: itadmin, password: env:OWNER_PASSWORD}
+    methods: [softwareupdate]
+"""
 ENVIRONMENT = {"NANOMDM_API_KEY": KEY, "KMFDDM_API_KEY": KEY}
 
 
@@ -87,6 +100,39 @@ def test_secret_that_cannot_be_read_exits_1(config: Path, monkeypatch: pytest.Mo
     assert done.stderr == f"drydock: {config}: 1 secret cannot be used here\n"
 
 
+@pytest.fixture
+def ssh_config(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OWNER_PASSWORD", KEY)
+    (tmp_path / "key").write_text("a private key")
+    config.write_text(SSH.replace("/etc/drydock/ssh/key", str(tmp_path / "key")))
+    return config
+
+
+def test_access_over_ssh_is_summarized_without_its_secrets(
+    ssh_config: Path, tmp_path: Path
+) -> None:
+    done = run("check", ssh_config)
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert "SSH as drydock to {serial}.macs.example.org, 0 by serial number, port 22" in lines
+    assert f"key: {tmp_path}/key; host keys: /etc/drydock/ssh/known_hosts" in lines
+    assert "volume owner itadmin: env:OWNER_PASSWORD is set" in lines
+    (site,) = [json.loads(line) for line in run("check", ssh_config, "--json").stdout.splitlines()]
+    assert site["ssh"]["volume_owner"]["password"]["is_set"] is True
+    assert KEY not in done.output
+
+
+def test_ssh_key_or_password_that_cannot_be_read_exits_1(
+    ssh_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OWNER_PASSWORD")
+    (tmp_path / "key").unlink()
+    done = run("check", ssh_config)
+    assert done.exit_code == 1
+    assert f"key: {tmp_path}/key: No such file or directory" in done.stdout
+    assert done.stderr.endswith("2 secrets cannot be used here\n")
+
+
 @pytest.mark.parametrize(("pin", "code"), [("604113", 0), ("6041", 1), ("hunter2", 1)])
 def test_pin_for_an_erase_is_checked_and_not_shown(
     config: Path, monkeypatch: pytest.MonkeyPatch, pin: str, code: int
@@ -119,15 +165,25 @@ def test_unreadable_file_exits_2(tmp_path: Path) -> None:
 
 
 def test_warnings_exit_1_only_with_strict(config: Path) -> None:
-    config.write_text(SITE.replace("[ddm]", "[ddm, softwareupdate]"))
+    config.write_text(SITE.replace("[ddm]", "[ddm, asr]") + UNLOCKED)
     lenient, strict = run("check", config), run("check", config, "--strict")
     assert (lenient.exit_code, strict.exit_code) == (0, 1)
-    assert lenient.stdout.startswith(f"{config}:11:20: warning: sites.london.methods[1]: softwareu")
+    assert lenient.stdout.startswith(f"{config}:11:20: warning: sites.london.methods[1]: asr is")
 
 
 WARNINGS = {
     "SSH": (SITE.replace("[ddm]", "[ddm, asr]"), "methods[1]", "asr is not built yet"),
-    "unused server": (SITE.replace("[ddm]", "[profiles_renew]"), "mdm_servers", "no method of"),
+    "SSH without a method": (
+        SSH.replace("[softwareupdate]", "[asr]"),
+        "ssh",
+        "no method of this site uses SSH",
+    ),
+    "SSH without a volume owner": (
+        SSH.replace("      volume_owner: {user: itadmin, password: env:OWNER_PASSWORD}\n", ""),
+        "ssh",
+        "without `volume_owner`",
+    ),
+    "unused server": (SITE.replace("[ddm]", "[asr]"), "mdm_servers", "no method of"),
     "plain HTTP": (SITE.replace("https://mdm", "http://mdm"), "mdm_servers[0].url", "without TLS"),
     "plain HTTP of KMFDDM": (
         SITE.replace("https://ddm", "http://ddm"),
@@ -136,7 +192,7 @@ WARNINGS = {
     ),
     "locked for all": (SITE.replace("[ddm]", "[erase_device]"), "methods", "locked for every Mac"),
     "permission without a method": (
-        SITE + "    allow_destructive: [C02XK1ZYJHD3]\n",
+        SITE + UNLOCKED,
         "allow_destructive",
         "no method of this site erases",
     ),

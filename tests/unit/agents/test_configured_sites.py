@@ -38,7 +38,10 @@ JOBS = {
         "method_not_allowed",
     ),
     "not listed, erases": (an_erasing_job(Method.ASR, serial="C02MAC-1"), "method_not_allowed"),
-    "listed, not built": (a_job(), "unsupported"),
+    "listed, not built": (
+        a_job(Action.UPGRADE, Method.STARTOSINSTALL, serial="C02MAC-1"),
+        "unsupported",
+    ),
     "erases another Mac": (an_erasing_job(serial="C02MAC-2"), "locked"),
     "erases an unknown Mac": (an_erasing_job(), "locked"),
     "erases a listed Mac": (an_erasing_job(serial="C02MAC-1"), None),

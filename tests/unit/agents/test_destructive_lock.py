@@ -134,7 +134,7 @@ class SilentMac(UntouchableMac):
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         self.orders += 1
-        raise UnreachableError((step, job.udid, attempt))
+        raise UnreachableError(f"{step} {job.udid} {attempt}")
 
 
 class AwakeMac(UntouchableMac):

@@ -47,6 +47,7 @@ OLD: dict[str, Any] = {
     "apple_silicon": True,
     "volume_owner": True,
 }
+REFUSED_LOGIN = Unreachable(Obstacle(ErrorCode.SSH_LOGIN_REFUSED, "the login is refused"))
 RUNS_NEW: dict[str, Any] = {**OLD, "os_version": NEW.version, "build": NEW.build}
 
 
@@ -132,6 +133,7 @@ UNTOUCHED = {
     "an old failure is no hindrance": (entry(), look(progress=failed(None)), NOTHING, "act"),
     "nothing known is no hindrance": (entry(), Observation(), NOTHING, "act"),
     "away": (entry(), Unreachable(), NOTHING, "wait"),
+    "away until a person acts": (entry(), REFUSED_LOGIN, NOTHING, "failed/ssh_login_refused"),
     "away long": (entry(away_since=START), Unreachable(), UNREACHABLE_LIMIT - SECOND, "wait"),
     "away too long": (
         entry(away_since=START),
@@ -279,6 +281,7 @@ INTENDED = {
         "wait",
     ),
     "away": (intended(), Unreachable(), NOTHING, "wait"),
+    "away until a person acts": (intended(), REFUSED_LOGIN, NOTHING, "wait"),
     "away too long": (intended(away_since=START), Unreachable(), UNREACHABLE_LIMIT, "acted"),
     "erase: not booted since": (intended(ERASE, **APPROVED), look(), IN_FLIGHT, "act"),
     "erase: booted since, mark gone": (
@@ -372,6 +375,7 @@ WATCHED = {
     "left MDM, over SSH": (watching(), look(enrolled=False), hours(1), "wait"),
     "erased, not enrolled yet": (watching(ASR), look(enrolled=False), hours(1), "wait"),
     "reboots": (watching(), Unreachable(), hours(1), "wait"),
+    "away until a person acts": (watching(), REFUSED_LOGIN, hours(1), "wait"),
     "away too long": (watching(away_since=START), Unreachable(), UNREACHABLE_LIMIT, "acted"),
     "away, not due": (watching(LATER, away_since=START), Unreachable(), UNREACHABLE_LIMIT, "wait"),
     "expiry stops nothing": (watching(), look(progress=downloading()), timedelta(days=8), "wait"),

@@ -1,0 +1,100 @@
+"""Drydock's scripts on a Mac: report of its state, and begin of a task that runs once."""
+
+import plistlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+from agents.ssh.connection import Output, SshConnection
+from agents.ssh.report import Report, parse_report
+
+_SCRIPTS: Final = files("agents.ssh") / "scripts"
+# Longer than it takes launchd to start the runner.
+_BEGIN_WAIT_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class MacPaths:
+    """Places on a Mac. `root_command` runs a command as root; empty if the login is root's.
+
+    `tasks` must survive updates of macOS.
+    """
+
+    root_command: tuple[str, ...] = ("/usr/bin/sudo", "-n")
+    commands: str = "/usr/bin:/bin:/usr/sbin:/sbin"
+    tasks: str = "/Library/Application Support/Drydock/tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command for a task.
+
+    `notice_s`: seconds after a notice to the user at the screen; 0: no notice. `silence_s`: seconds
+    without output after which it is ended. `password` is one line for its standard input.
+    """
+
+    argv: Sequence[str]
+    silence_s: int
+    notice_s: int = 0
+    password: str | None = None
+
+
+class MacShell:
+    """Root's shell of one Mac."""
+
+    def __init__(self, connection: SshConnection, paths: MacPaths) -> None:
+        self._connection = connection
+        self._paths = paths
+
+    def report(self, job_id: str, volume_owner: str, *, with_enrollment: bool) -> Report:
+        """Return the facts of the Mac and the tasks of a job.
+
+        `volume_owner` is the account that authorizes installations, "" without one. Raises
+        UnreadableReportError, and UnreachableError as `SshConnection.run`.
+        """
+        enrollment = "yes" if with_enrollment else "no"
+        output = self._run("report.sh", self._paths.tasks, job_id, volume_owner, enrollment)
+        return parse_report(output.stdout)
+
+    def begin(self, task: str, command: Command, *, until_end: bool = False) -> Output:
+        """Begin the command of a task unless it has begun before; it goes on without us.
+
+        Waits some seconds for the begin, or with `until_end` for the end; neither is certain
+        afterwards. Exit status 0: launchd runs it; another one: nothing was begun. Raises
+        UnreachableError as `SshConnection.run`.
+        """
+        folder, token = f"{self._paths.tasks}/{task}", secrets.token_hex(4)
+        pipe = "" if command.password is None else f"{folder}/{token}.pipe"
+        runner_argv = [
+            *("/bin/bash", f"{folder}/{token}.sh", folder, pipe),
+            *(str(command.notice_s), str(command.silence_s), *command.argv),
+        ]
+        job = plistlib.dumps(
+            {
+                "Label": f"io.drydock.{task}.{token}",
+                "ProgramArguments": runner_argv,
+                "EnvironmentVariables": self._environment(),
+                "RunAtLoad": True,
+                "LaunchOnlyOnce": True,
+            }
+        )
+        milestone = "exit" if until_end else "begun"
+        stdin = "" if command.password is None else f"{command.password}\n"
+        arguments = (folder, token, _script("run.sh"), job.decode(), milestone, str(_BEGIN_WAIT_S))
+        return self._run("begin.sh", *arguments, stdin=stdin)
+
+    def _run(self, script: str, *arguments: str, stdin: str = "") -> Output:
+        variables = [f"{name}={value}" for name, value in self._environment().items()]
+        bash = ["/bin/bash", "-c", _script(script), script, *arguments]
+        argv = [*self._paths.root_command, "/usr/bin/env", "-i", *variables, *bash]
+        return self._connection.run(argv, stdin)
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of each command: nothing of the account's own profile."""
+        return {"PATH": self._paths.commands, "LANG": "en_US.UTF-8", "HOME": "/var/root"}
+
+
+def _script(name: str) -> str:
+    return (_SCRIPTS / name).read_text(encoding="utf-8")
