@@ -1,4 +1,4 @@
-"""Assignment of partitions that respects what a member refuses.
+"""Assignment of partitions that respects refused partitions.
 
 Kafka has no request to give one partition back. So a member that cannot work on a partition names
 it in the metadata of its next join, and the leader of the group assigns it to another member.
@@ -60,7 +60,7 @@ class RefusalAssignor(StickyPartitionAssignor):  # type: ignore[misc]
 
     @classmethod
     def parse_member_metadata(cls, metadata: Any) -> Any:
-        """Return the metadata of a member, without what it refuses."""
+        """Return the metadata of a member, without its refused partitions."""
         parsed = super().parse_member_metadata(metadata)
         return parsed._replace(
             partitions=[each for each in parsed.partitions if each.topic != _REFUSED]

@@ -33,7 +33,7 @@ from schemas.results import ErrorCode, Outcome
 
 ANSWERS_FILE: Final = "answers.sqlite"
 _PRUNE_EVERY: Final = timedelta(hours=6)
-# Longer than any job lives, so that a late answer is still known to be late.
+# Longer than the lifetime of any job, so that a late answer is still known to be late.
 _KEEP: Final = timedelta(days=90)
 
 

@@ -107,7 +107,7 @@ class Executor:
             # Due at once: look at every Mac whose job was under way when the last process ended.
             self._schedule(entry.accepted_at, entry.job.job_id)
 
-    # --- what comes in ---
+    # --- inputs ---
 
     def set_keys(self, keys: KeyRing) -> None:
         """Verify jobs that arrive from now on with these keys."""
@@ -221,7 +221,7 @@ class Executor:
             heapq.heappop(self._heap)
         return max(self._heap[0][0], now) if self._heap else None
 
-    # --- what comes out ---
+    # --- outputs ---
 
     def results(self) -> list[UnpublishedResult]:
         """Return at most 10,000 results that are not marked as published, oldest first."""

@@ -1,4 +1,4 @@
-"""Read-only queries of Macs: what the pipeline lets an agent ask over MDM."""
+"""Read-only queries of Macs over MDM: the pipeline selects them, an agent sends them."""
 
 from dataclasses import dataclass
 from datetime import datetime

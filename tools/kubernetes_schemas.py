@@ -17,7 +17,7 @@ from typing import Any, Final
 
 INSIDE: Final = "kubernetes_validate/kubernetes-json-schema/v{version}-local-strict/"
 DEFINITIONS: Final = "_definitions.json"
-# What has it is an object of its own, and not a part of one.
+# A definition with this field is an object, and not a part of one.
 OBJECT: Final = "x-kubernetes-group-version-kind"
 
 

@@ -15,8 +15,8 @@ _FINDINGS: Final = """\
 # Findings
 
 A finding is something wrong or unknown about a Mac that no job corrects. `findings` of a decision
-has the codes, `finding_details` what was observed. A Mac for which it cannot be said whether
-anything is missing is `uncertain`, not `compliant`.
+has the codes, `finding_details` the observations behind them. If it is unknown whether a Mac lacks
+a fix, it is `uncertain`, not `compliant`.
 
 """
 _CODES: Final = """\

@@ -90,7 +90,7 @@ QUERIES: Final = (
 
 
 class UnsupportedCommandError(ValueError):
-    """The command does not exist for this Mac; the message says why."""
+    """The command does not exist for this Mac; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ _ACTIVATION: Final = "com.apple.activation.simple"
 
 
 class UndeclarableError(ValueError):
-    """The target cannot be declared; the message says why."""
+    """The target cannot be declared; the message has the reason."""
 
 
 def set_name(order: str) -> str:

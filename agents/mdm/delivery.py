@@ -12,8 +12,8 @@ A server's acceptance proves nothing, so the state follows from the Mac's later 
 | Idle twice, or Idle and then nothing for LOST_AFTER | LOST |
 | anything else | QUEUED; UNCONFIRMED if the server did not respond when it got the command |
 
-The first row that fits counts; of two final answers the first. An answer to another command begins
-the count of Idle anew: the Mac worked through a longer queue. LOST can also mean that only the
+The first row that fits counts; of two final answers the first. An answer to another command resets
+the count of Idle: the Mac worked through a longer queue. LOST can also mean that only the
 answer was lost, for a webhook is sent once: so it permits a repeat only of a command that is safe.
 A command that ends the enrollment is never LOST: the Mac may not answer it.
 """

@@ -1,8 +1,8 @@
 """Facts about a Mac from its check-ins, answers and status reports. Pure.
 
 Each fact has the time of the newest event that named it; older events change nothing, so the order
-of events does not matter. None as a value means that the fact became unknown: an enrollment ends
-what was known of the one before (github.com/micromdm/nanomdm, issue 71).
+of events does not matter. None as a value means that the fact became unknown: a new enrollment ends
+the facts of the one before (github.com/micromdm/nanomdm, issue 71).
 
 Only the events of MDM servers count. Reports of other sources are for the pipeline.
 """

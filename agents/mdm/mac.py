@@ -154,9 +154,9 @@ class MdmMacs:
         """Withdraw an order of an ended job; return None while something of it is left.
 
         A declaration is withdrawn from its server, and then the Mac must fetch its declarations
-        anew; the result is "". A queued command cannot be withdrawn: None until its answer arrives,
-        then a text with it, or "" if the answer was there before the end or cannot arrive any more.
-        Raises UnreachableError if the server does not respond.
+        again; the result is "". A queued command cannot be withdrawn: None until its answer
+        arrives, then a text with it, or "" if the answer was there before the end or cannot arrive
+        any more. Raises UnreachableError if the server does not respond.
         """
         enrollment = self.enrollment(job.udid)
         if isinstance(enrollment, Obstacle):

@@ -34,5 +34,5 @@ def refusal(mac: "SimulatedMac", job: Job) -> Ack | None:
     if method is Method.ASR and job.target is not None and job.target.build != mac.build:
         return Ack.refused(ErrorCode.UNSUPPORTED, "an image is not the way to another build")
     if method is Method.PROFILES_RENEW and not spec.ade:
-        return Ack.refused(ErrorCode.COMMAND_REJECTED, "34000: no enrolment configuration")
+        return Ack.refused(ErrorCode.COMMAND_REJECTED, "34000: no enrollment configuration")
     return None

@@ -223,7 +223,7 @@ def _what_if(
 
     text = _policy_text(policy)
     try:
-        with progress("deciding anew", log.last_seq(until)) as report_progress:
+        with progress("deciding again", log.last_seq(until)) as report_progress:
             diff = counterfactual(
                 log,
                 text,

@@ -43,7 +43,7 @@ from pipeline.decide.gates import (
     to_gate,
 )
 from pipeline.decide.methods import choose_method
-from pipeline.decide.needs.enrollment import has_earlier_enrollment_fact, next_enrollment_fault_us
+from pipeline.decide.needs.enrollment import has_earlier_enrollment_field, next_enrollment_fault_us
 from pipeline.decide.needs.order import needs
 from pipeline.decide.needs.reinstall import loan_returned_us
 from pipeline.decide.needs.reinstall_history import follow_up_missing
@@ -141,7 +141,7 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
 def _waits_for_mdm(s: Situation) -> bool:
     """Return True if a contact through MDM can change the decision, although no field changes."""
     contradicted = s.contradicted is not None
-    return contradicted or has_earlier_enrollment_fact(s) or is_unknown_to_mdm(s)
+    return contradicted or has_earlier_enrollment_field(s) or is_unknown_to_mdm(s)
 
 
 def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) -> Evaluation:

@@ -16,7 +16,7 @@ from schemas.findings import FindingCode
 from schemas.ids import clean_text
 from schemas.macos import OSVersion, parse_os_version
 
-# The code, and what was observed; "" if the code says it all.
+# The code, and the observation as text; "" if the code is enough.
 Finding = tuple[FindingCode, str]
 
 UNCERTAIN: Final = frozenset(

@@ -42,7 +42,7 @@ from typing import Final
 
 import msgspec
 
-from pipeline.decide.needs.enrollment import fact_of_enrollment, mdm_is_silent
+from pipeline.decide.needs.enrollment import field_of_enrollment, mdm_is_silent
 from pipeline.decide.needs.need import Need
 from pipeline.decide.needs.reinstall_history import is_unheard
 from pipeline.decide.situation import Situation
@@ -191,12 +191,12 @@ def _supervised_update_obstacle(s: Situation, need: Need) -> Obstacle:
     obstacle = _mdm_obstacle(s, need)
     if obstacle is not None:
         return obstacle
-    supervised = fact_of_enrollment(s, "supervised")
+    supervised = field_of_enrollment(s, "supervised")
     if not supervised:
         known = "not supervised" if supervised is False else "supervision unknown"
         return Reason.NOT_SUPERVISED, known
     if s.device.hardware in _NEEDS_VOLUME_OWNER:
-        token = fact_of_enrollment(s, "bootstrap_token_escrowed")
+        token = field_of_enrollment(s, "bootstrap_token_escrowed")
         if token is False:
             return Reason.NO_BOOTSTRAP_TOKEN, "no bootstrap token escrowed"
     return None
@@ -280,7 +280,7 @@ def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     has_eacs = hardware in _ERASES_TO_A_SYSTEM and version is not None and version >= _EACS_FROM
     obstacle = _mdm_obstacle(s, need)
     if obstacle is None and hardware is HardwareClass.APPLE_SILICON:
-        token = fact_of_enrollment(s, "bootstrap_token_escrowed")
+        token = field_of_enrollment(s, "bootstrap_token_escrowed")
         if not token:
             known = "no bootstrap token escrowed" if token is False else "bootstrap token unknown"
             obstacle = Reason.NO_BOOTSTRAP_TOKEN, known

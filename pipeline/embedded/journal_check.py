@@ -1,4 +1,4 @@
-"""Do the journals of the executors belong to this database, and have they every job? Pure.
+"""Check that the journals of the executors belong to this database and have every job. Pure.
 
 A journal that lacks a job of which it reported a result was lost, or is an older copy. A database
 file that is a copy is older than the Macs, whatever the journals have. In each case orders may have

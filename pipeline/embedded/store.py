@@ -228,7 +228,7 @@ class Store(Log):
     def is_copy(self) -> bool | None:
         """Return True if the file is a copy of the one that was written; None if it is unknown.
 
-        A copy is older than the Macs. A file that is moved within its disk stays what it is.
+        A copy is older than the Macs. A file that is moved within its disk is no copy.
         """
         stored = self.setting(IDENTITY_SETTING)
         return None if stored is None else stored != self.identity()[IDENTITY_SETTING]

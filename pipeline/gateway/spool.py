@@ -381,7 +381,7 @@ class Spool:
                 _set_last_seq(self._db, self.last_seq)
         except (OSError, sqlite3.Error) as error:
             self._db.close()  # the numbers of a file without `last_seq` would begin again
-            self.failure = f"cannot make the spool anew: {error}"
+            self.failure = f"cannot create the spool again: {error}"
         else:
             self._undeleted = SeqRanges()
             self.failure = None

@@ -3,10 +3,10 @@
 An event's id is derived from the source, the event's type and subject, and the content of the
 payload (JSON in canonical form), never from the time of receipt: a body delivered twice gives equal
 ids.
-The content includes the payload's own id and time, so a Mac's retry, which its server stamps anew,
-is another event. This is intended. With one id for two times the state would depend on the order of
-arrival, and NanoMDM's queue can make a Mac run a command twice and send equal responses. The folds
-are idempotent: a repeated event does not change the state.
+The content includes the payload's own id and time, so a Mac's retry, to which its server gives new
+ones, is another event. This is intended. With one id for two times the state would depend on the
+order of arrival, and NanoMDM's queue can make a Mac run a command twice and send equal responses.
+The folds are idempotent: a repeated event does not change the state.
 """
 
 import base64
@@ -78,13 +78,13 @@ class DevicePayload:
         if len(self.raw) <= MAX_KEPT_BYTES:
             self.redacted = redact(value)
 
-    def add_inventory(self, source: InventorySource, at: datetime, /, **facts: Any) -> None:
+    def add_inventory(self, source: InventorySource, at: datetime, /, **fields: Any) -> None:
         """Add an inventory report of this source and time; fields that are None are left out.
 
-        `facts` are fields of InventoryReported, with a UDID or a serial number among them. If they
+        `fields` are those of InventoryReported, with a UDID or a serial number among them. If they
         do not fit the model, the problem `bad_value` is recorded and no event is added.
         """
-        known = {name: value for name, value in facts.items() if value is not None}
+        known = {name: value for name, value in fields.items() if value is not None}
         data = self.validate(InventoryReported, source=source, **known)
         if data is not None:
             self.add_event(InventoryEvent, data, at)

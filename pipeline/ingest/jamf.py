@@ -86,12 +86,12 @@ def _report(body: Fields, payload: DevicePayload) -> None:
         raise PayloadError(
             DeadLetterCode.NO_DEVICE, "neither a UDID nor a serial number", computer.where + "udid"
         )
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if kind in _WITH_INVENTORY:
-        facts["os_version"], facts["build"] = computer.system("osVersion", "osBuild")
-        facts["hostname"] = computer.text("deviceName")
+        fields["os_version"], fields["build"] = computer.system("osVersion", "osBuild")
+        fields["hostname"] = computer.text("deviceName")
     at = _at(webhook) or payload.received_at
-    payload.add_inventory("jamf", at, udid=udid, serial=serial, **facts)
+    payload.add_inventory("jamf", at, udid=udid, serial=serial, **fields)
 
 
 def _at(webhook: Fields) -> datetime | None:

@@ -90,10 +90,10 @@ class ForwardedMessage:
         if checked is not None:
             self.payload.add_event(kind, checked, self.at)
 
-    def add_inventory(self, **facts: Any) -> None:
-        """Add an inventory report about this Mac; without `facts` it only records a contact.
+    def add_inventory(self, **fields: Any) -> None:
+        """Add an inventory report about this Mac; without `fields` it only records a contact.
 
-        `facts` are fields of InventoryReported; the ids and the hints are added to them. If they do
+        `fields` are those of InventoryReported; the ids and the hints are added to them. If they do
         not fit the model, the problem `bad_value` is recorded and no event is added.
         """
         self.payload.add_inventory(
@@ -103,7 +103,7 @@ class ForwardedMessage:
             enrollment_id=self.enrollment.enrollment_id,
             site=self.site,
             mdm_server=self.server,
-            **facts,
+            **fields,
         )
 
 
@@ -183,15 +183,15 @@ def _authenticate(forwarded: ForwardedMessage) -> None:
     """
     message = forwarded.message
     version, build = message.system("OSVersion", "BuildVersion")
-    facts = {
+    fields = {
         "serial": message.serial("SerialNumber"),
         "os_version": version,
         "build": build,
         "model": message.text("ProductName", "Model"),
         "hostname": message.text("DeviceName"),
     }
-    forwarded.add_event(AuthenticatedEvent, MdmAuthenticated, **facts)
-    forwarded.add_inventory(**facts)
+    forwarded.add_event(AuthenticatedEvent, MdmAuthenticated, **fields)
+    forwarded.add_inventory(**fields)
 
 
 def _token_update(forwarded: ForwardedMessage) -> None:
@@ -253,13 +253,13 @@ def _connect(forwarded: ForwardedMessage) -> None:
             "neither the message nor its server has a status",
             MESSAGE_LOCATION + "Status",
         )
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     erase: dict[str, Any] = {}
     if "QueryResponses" in message:
-        facts |= device_information(message.group("QueryResponses"))
+        fields |= device_information(message.group("QueryResponses"))
         erase = erase_conditions(message.group("QueryResponses"))
     if "SecurityInfo" in message:
-        facts |= security_info(message.group("SecurityInfo"))
+        fields |= security_info(message.group("SecurityInfo"))
     forwarded.add_event(
         CommandReportedEvent,
         MdmCommandReported,
@@ -269,8 +269,8 @@ def _connect(forwarded: ForwardedMessage) -> None:
         install_actions=install_actions(message),
         **erase,
     )
-    if any(fact is not None for fact in facts.values()):
-        forwarded.add_inventory(mdm_enrolled=True, **facts)
+    if any(value is not None for value in fields.values()):
+        forwarded.add_inventory(mdm_enrolled=True, **fields)
     else:
         _add_site_hint(forwarded)
 

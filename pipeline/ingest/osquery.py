@@ -151,17 +151,17 @@ def _report(result: Fields, payload: DevicePayload) -> None:
     if other:
         detail = f"{len(other)} rows without columns about a Mac's system; this is the first"
         result.problems.add(DeadLetterCode.UNKNOWN_TYPE, detail, other[0].where)
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for row in removed:
         read_row(name, row)  # raises for rows of another system; the fields are not used
     for row in present:
-        facts |= {key: fact for key, fact in read_row(name, row).items() if fact is not None}
+        fields |= {key: value for key, value in read_row(name, row).items() if value is not None}
     decorations = result.group("decorations")
-    uuid = _uuid(facts.pop("uuid", None)) or _uuid(
+    uuid = _uuid(fields.pop("uuid", None)) or _uuid(
         decorations.text("host_uuid", "hardware_uuid", "uuid")
     )
     udid = uuid or _uuid(result.text("hostIdentifier"))
-    serial = facts.pop("serial", None) or decorations.serial("hardware_serial")
+    serial = fields.pop("serial", None) or decorations.serial("hardware_serial")
     if udid is None and serial is None:
         raise PayloadError(
             DeadLetterCode.NO_DEVICE,
@@ -169,7 +169,7 @@ def _report(result: Fields, payload: DevicePayload) -> None:
             result.where + "hostIdentifier",
         )
     at = plausible_time(_at(result), payload.received_at)
-    payload.add_inventory("osquery", at, udid=udid, serial=serial, **facts)
+    payload.add_inventory("osquery", at, udid=udid, serial=serial, **fields)
 
 
 def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:

@@ -52,12 +52,12 @@ def read_row(query: str, row: Fields) -> dict[str, Any]:
     `query` is the query's name. Raises PayloadError `not_a_mac` for a row of another operating
     system, vendor or product.
     """
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     query = _table_name(query, row)
     for belongs, read in _TABLES:
         if belongs(query, row):
-            facts |= {name: fact for name, fact in read(row).items() if fact is not None}
-    return facts
+            fields |= {name: value for name, value in read(row).items() if value is not None}
+    return fields
 
 
 def _has(row: Fields, *columns: str) -> bool:

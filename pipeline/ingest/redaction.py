@@ -107,7 +107,7 @@ SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-# A name with one of these parts is secret, whoever chose it: `wifi_password`, `apiToken2`.
+# A name with one of these parts is secret in any payload: `wifi_password`, `apiToken2`.
 _SECRET_PARTS: Final = (
     "password",
     "passwd",
@@ -124,7 +124,7 @@ _SECRET_PARTS: Final = (
     "cookie",
     "pwd",
 )
-# ... unless it says something about the secret: `FirmwarePasswordStatus`.
+# A name with this ending describes a secret and has none: `FirmwarePasswordStatus`.
 _ABOUT_A_SECRET: Final = (
     "age",
     "allowed",
@@ -217,7 +217,7 @@ _FORM_MARK: Final = re.compile(r"[:=-]|Basic|Bearer")
 
 
 def is_secret(name: str) -> bool:
-    """Return True if a field of this name is on the list of secrets, or has a part that says so.
+    """Return True if a field of this name is on the list of secrets, or has a secret part.
 
     Case, `_`, `-`, `.`, `/` and spaces in the name do not count.
     """

@@ -66,7 +66,7 @@ class BroadcastLog(NamedTuple):
 
 
 def find_shortage(topic: str, log: BroadcastLog, kept_end: int) -> Shortage | None:
-    """Return the lost records of a broadcast topic; None if what it has can be complete.
+    """Return the lost records of a broadcast topic; None if its records can be complete.
 
     `kept_end` is the highest offset that an epoch row has. A log with records that begins later can
     be complete: a newer policy replaces older ones.

@@ -719,7 +719,7 @@ class Worker:
                     raise OwnershipLost from error
                 self._warn_unreadable(error)
                 await backoff.sleep()
-        # Its memory has what its void rows had: recovery reads the changelog and the records again.
+        # Its memory includes its void rows: recovery reads the changelog and the records again.
         self.partitions.pop(owned.changelog, None)
         self._report_rows_above(owned.changelog, found)
         self._log.warning("partitions lost", **{key.COUNT: 1})

@@ -306,7 +306,7 @@ class _Verification:
         """Return the decision at this point of the log if the entry has exactly its record's bytes.
 
         Equal bytes are equal inputs and an equal decision, so every check passes. None if a byte
-        differs, or if policy or catalogue are not in the log's store: then the checks say why.
+        differs, or if policy or catalogue are not in the log's store; the checks report it.
         """
         reconciler = self.reconciler
         try:

@@ -403,7 +403,7 @@ class Advisories:
         """For each CVE that a source calls exploited, the time at which that became known, in us.
 
         Exploitation is a fact of the CVE: every release that fixes it is urgent, also one whose own
-        notes do not say so. A source that has corrected itself does not count.
+        notes do not mention it. A source that has corrected itself does not count.
         """
         found = {cve: seen_us for cve, (seen_us, _) in self._kev.items()}
         for known in self.known.values():
@@ -475,7 +475,7 @@ class Advisories:
 def _expires_us(known: _SourcedAdvisory) -> int | None:
     """Return the time at which Apple stops offering the release, in us; None if it is not known.
 
-    Apple's own list of offers is believed before other sources; of the others the latest is.
+    The time in Apple's own list of offers counts; without one, the latest time of the others.
     """
     offers = known.snapshots.get(_OFFERS)
     if offers is not None and offers.snapshot.expires_at is not None:

@@ -233,7 +233,7 @@ class Fleet:
         self.advisories = after
         if after is before:
             return NO_CHANGE
-        # What Macs of every line can run and are offered depends on these.
+        # The releases that Macs of every line can run and get offered depend on these.
         if (before.supported_lines, before.newest_major, before.listed_device_ids) != (
             after.supported_lines,
             after.newest_major,

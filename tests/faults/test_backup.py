@@ -237,7 +237,7 @@ def test_backups_of_a_running_service_are_consistent_and_restore_gives_no_order_
         verified = drydock("replay", "--verify", "--data-dir", new)
         assert verified.returncode == 0, verified.stdout + verified.stderr
     restored = tmp_path / "new2"
-    for path in data.glob("simulated-macs.*"):  # the Macs are what they are
+    for path in data.glob("simulated-macs.*"):  # the Macs are not restored
         shutil.copy(path, restored)
     with running(restored, *SIMULATED) as service:
         time.sleep(8)

@@ -1,4 +1,4 @@
-"""The database of the embedded form, damaged or without its WAL: it is noticed and said."""
+"""The embedded form detects and reports a damaged database, and one without its WAL."""
 
 import shutil
 import sqlite3

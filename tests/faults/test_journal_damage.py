@@ -1,4 +1,4 @@
-"""A damaged journal is never believed: an agent makes it anew, the embedded form refuses it."""
+"""A damaged journal is never used: an agent rebuilds it, the embedded form refuses to start."""
 
 from collections.abc import Mapping
 from contextlib import suppress

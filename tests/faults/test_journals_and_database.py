@@ -43,7 +43,7 @@ def keep_journals(_: Path) -> None:
 
 
 def backup(data_dir: Path, target: Path) -> None:
-    """Copy the database alone, as older instructions said."""
+    """Copy the database alone, without the files beside it."""
     with (
         closing(sqlite3.connect(data_dir / "drydock.sqlite")) as db,
         closing(sqlite3.connect(target)) as copy,

@@ -1,4 +1,4 @@
-"""A damaged local store never changes what a worker believes, and never stops a partition."""
+"""A damaged local store never changes the state of a worker, and never stops a partition."""
 
 import asyncio
 import sqlite3
@@ -48,7 +48,7 @@ def read(path: Path, damaged: list[Path]) -> tuple[dict[bytes, bytes], int] | No
     store = open_store(path, damaged)
     try:
         found = dict(store.all())
-    except Exception as error:  # noqa: BLE001 - `abandon` says whether it was damage
+    except Exception as error:  # noqa: BLE001 - `abandon` decides if it was damage
         store.abandon(error)
         return None
     store.close()

@@ -2,8 +2,8 @@
 
 A case is `demo-1`, `demo-2`, `demo-7` (the demo of 200 Macs with that seed) or `scenario-NAME`
 (tests/scenarios/NAME.yaml). With case names the command overwrites the records of these cases.
-The record of db5d263 is then lost, so do it only for an intended change of decisions, in a commit
-whose body lists the changed decisions and the reason.
+Overwrite only for an intended change of decisions, in a commit whose body lists the changed
+decisions and the reason.
 """
 
 import sys

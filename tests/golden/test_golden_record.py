@@ -1,9 +1,10 @@
-"""The golden record of commit db5d263: the same inputs lead to the same decisions, jobs and bytes.
+"""The golden record: equal inputs lead to the recorded decisions, jobs and bytes.
 
 `tests/data/golden` holds the inputs of `drydock demo` (seeds 1, 2 and 7) and of every scenario, and
-every decision record, issued job and signed payload that they led to. Each replay compares all of
-them to the byte. The only permitted differences are the renames in `renames.tsv` (`renames.py` has
-its format). `golden_file.py` has the format of the record, `replayer.py` the core of the replay.
+every decision record, issued job and signed payload that they led to at the last intended change of
+decisions; the commit of a file lists the changes. Each replay compares all of them to the byte. The
+only permitted differences are the renames in `renames.tsv` (`renames.py` has its format).
+`golden_file.py` has the format of the record, `replayer.py` the core of the replay.
 
 `.venv/bin/python -m tests.golden.record` records a new scenario; it writes missing records only.
 `.venv/bin/python -m tests.golden.record demo-1` overwrites a record (read `record.py` before).

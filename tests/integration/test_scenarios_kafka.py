@@ -32,8 +32,8 @@ def test_scenario_on_workers_has_the_embedded_result(
     except AssertionError as error:
         raise AssertionError(f"{error}\n{workers.logs()}") from error
     assert found.job_ids == wanted.job_ids
-    if scenario.read(name).get("slots_shared"):
-        # Where another partition has the capacity of the site, a waiting job is already issued; the
+    if scenario.read(name).get("capacity_shared"):
+        # If another partition has the capacity of the site, a waiting job is already issued; the
         # embedded form holds it. Only the last step is equal.
         assert found.steps[-1] == wanted.steps[-1]
     else:

@@ -41,7 +41,7 @@ START: list[CloudEvent] = [factories.policy_changed(POLICY), factories.release("
 ADVISORY: list[CloudEvent] = [factories.release("26.2")]
 
 
-def enrolments(udids: Sequence[str]) -> list[CloudEvent]:
+def enrollments(udids: Sequence[str]) -> list[CloudEvent]:
     return [each for udid in udids for each in (*factories.enrolled(udid), factories.polled(udid))]
 
 
@@ -101,7 +101,7 @@ def test_killed_workers_lose_no_event_and_issue_no_job_twice(
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     chance = random.Random(seed)
-    events = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
+    events = [*START, *enrollments(UDIDS), *reports("26.1", UDIDS)]
 
     def replace_one() -> None:
         victim = chance.choice([one for one in workers.running if one.runs])
@@ -134,7 +134,7 @@ def test_killed_workers_lose_no_event_and_issue_no_job_twice(
 def test_worker_that_was_suspended_changes_nothing_afterwards(
     workers: Workers, tmp_path: Path
 ) -> None:
-    events = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
+    events = [*START, *enrollments(UDIDS), *reports("26.1", UDIDS)]
     workers.send(START)
     frozen = workers.start()
     other = workers.start()
@@ -158,7 +158,7 @@ def test_worker_that_was_suspended_changes_nothing_afterwards(
 
 
 def test_standby_takes_over_and_state_survives_the_loss_of_every_disk(workers: Workers) -> None:
-    workers.send([*START, *enrolments(UDIDS), *reports("26.1", UDIDS)])
+    workers.send([*START, *enrollments(UDIDS), *reports("26.1", UDIDS)])
     first, second = workers.start(), workers.start()
     workers.wait_caught_up()
     partitions = [name for name in first.health()["ready"] if name.startswith(STATE.name)]
@@ -214,7 +214,7 @@ def test_invalid_record_becomes_a_dead_letter_with_its_origin_and_bytes(
 ) -> None:
     topics = (INVENTORY, CHECKINS, RESULTS, ORDERS, DISPATCH, ADVISORIES, CONTROL)
     worker = workers.start()
-    workers.send([*START, *enrolments(UDIDS[:5])])
+    workers.send([*START, *enrollments(UDIDS[:5])])
     sent = [workers.producer.send(topic.name, key=b"x", value=GARBAGE) for topic in topics]
     origins = {
         f"{m.topic}/{m.partition}/{m.offset}" for m in (each.get(timeout=30) for each in sent)
@@ -245,7 +245,7 @@ def test_stalled_worker_is_unhealthy_until_it_progresses(workers: Workers) -> No
     assert worker.get("/healthz")[0] == 200
     eventually(lambda: worker.get("/readyz")[0] == 200, "ready")
     workers.set_topic(STATE.name, {"max.message.bytes": "1"})
-    workers.send([*enrolments(UDIDS), *reports("26.1", UDIDS)])
+    workers.send([*enrollments(UDIDS), *reports("26.1", UDIDS)])
     eventually(lambda: worker.get("/healthz")[0] == 503, "unhealthy")
     assert workers.lag() > 0
     workers.set_topic(STATE.name, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})

@@ -1,7 +1,7 @@
 """`make demo-mdm`: ten Macs that speak Apple's MDM protocol are patched through real MDM servers.
 
 It starts NanoMDM, KMFDDM, a SCEP server, a stand-in for Apple's push service and `drydock run`, and
-stops them at any end. Exit code 0 if all Macs end as the policy says, 1 if not, 2 if a part is
+stops them at any end. Exit code 0 if all Macs end as the policy wants, 1 if not, 2 if a part is
 missing.
 """
 

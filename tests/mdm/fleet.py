@@ -112,7 +112,7 @@ class MdmFleet:
         self.http.close()
 
     def enroll(self) -> None:
-        """Enroll every Mac whose specification says that it is enrolled."""
+        """Enroll every Mac that is enrolled by its specification."""
         enrolled = [mac for mac in self.macs.values() if mac.spec.enrolled]
         list(self._threads.map(ManagedMac.enroll, enrolled))
 

@@ -141,7 +141,7 @@ class ManagedMac:
         self._leaves_command = False
         self._orders = 0
 
-    # --- what the fleet calls ---
+    # --- called by the fleet ---
 
     def is_dead_at(self, at: datetime) -> bool:
         """Return True if its enrollment is dead at this time."""
@@ -176,7 +176,7 @@ class ManagedMac:
                 self.must_poll = True
                 raise
 
-    # --- what the commands call ---
+    # --- called by the commands ---
 
     def update_by_command(self, version: OSVersion) -> bool:
         """Begin an update by ScheduleOSUpdate; return False if the Mac cannot do it."""
@@ -186,13 +186,13 @@ class ManagedMac:
         return self._order(Method.MDM_COMMAND, target) is not None
 
     def erase(self) -> None:
-        """Begin to erase the Mac, which does not connect again before it is enrolled anew."""
+        """Begin to erase the Mac, which does not connect again before it is enrolled again."""
         self._is_erasing = True
         running = Target(version=self.physics.os_version, build=self.physics.build)
         self._order(Method.ERASE_DEVICE, running)
 
     def enroll_again(self) -> None:
-        """Enroll anew, as with a new enrollment profile; the command may get no answer."""
+        """Enroll again, as with a new enrollment profile; the command may get no answer."""
         self._leaves_command = not self.behavior.answers_enrollment_profile
         self.site.wake(self.spec.udid, "enrol", self.site.now())
 

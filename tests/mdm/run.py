@@ -116,7 +116,7 @@ class Run:
         return self.fleet.macs[one.spec.udid].physics.os_version == one.ends_at
 
     def unexpected(self) -> list[Employee]:
-        """Return the Macs that are not, or are not decided, as the policy says."""
+        """Return the Macs whose state or decision differs from the one that the policy wants."""
         latest = self.drydock.outcome().latest
         return [
             one
@@ -136,7 +136,7 @@ class Run:
         ]
 
     def report(self) -> str:
-        """Return one line for each Mac that is not as the policy says."""
+        """Return one line for each Mac whose state differs from the one that the policy wants."""
         outcome = self.drydock.outcome()
         jobs = {one.udid: one for one in outcome.jobs.values()}
         lines = [f"the Macs' time is {self.clock():%d %H:%M:%S}"]

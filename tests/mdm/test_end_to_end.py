@@ -52,7 +52,7 @@ def returned(loan: Employee) -> InventoryEvent:
 
 
 def advisory_is_carried_out(at: Run, before: bytes, after: bytes, *, queries: bool) -> None:
-    """Let the advisory arrive, and check that every Mac ends as the policy says.
+    """Let the advisory arrive, and check that every Mac ends as the policy wants.
 
     `queries`: Drydock itself asks the Macs for their inventory.
     """
@@ -75,7 +75,7 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes, *, queries: bo
     at.eventually(lambda: all(map(at.is_patched, commanded)), "the Macs on 13 are patched")
     at.eventually(lambda: at.has_acted(loan), "the loan unit is erased and has enrolled again")
     at.ask([loan, *commanded])
-    at.eventually(lambda: not at.unexpected(), "all Macs are as the policy says")
+    at.eventually(lambda: not at.unexpected(), "all Macs are as the policy wants")
     at.eventually(lambda: not at.declared(), "the declarations of ended jobs are withdrawn")
     at.eventually(at.queues_are_empty, "no command is left for a Mac")
     [newer] = at.of_kind("too new")

@@ -41,7 +41,7 @@ def enrolled(servers: MdmServers) -> Iterator[MdmClient]:
 
 @pytest.fixture
 def form(servers: MdmServers, enrolled: MdmClient) -> Iterator[Form]:
-    """That Mac, enrolled anew, with an empty queue and no declarations of Drydock."""
+    """The adapter for the Mac of `enrolled`, with an empty queue and no declarations of Drydock."""
     mac = enrolled
     enroll(mac)
     server = adapter(servers.nanomdm.url, servers.kmfddm.url)

@@ -1,4 +1,4 @@
-"""NanoMDM, KMFDDM and the push service behave as Drydock's documents say, defects included.
+"""NanoMDM, KMFDDM and the push service behave as Drydock's documents describe, defects included.
 
 NanoMDM's default storage (filekv; inmem shares its code) loses queued commands and repeats executed
 ones; its PostgreSQL storage does neither. Tests on other storages therefore prove nothing for it.
@@ -40,7 +40,7 @@ def enrolled(servers: MdmServers) -> Iterator[MdmClient]:
 
 @pytest.fixture
 def mac(servers: MdmServers, enrolled: MdmClient) -> MdmClient:
-    """That Mac, enrolled anew: with an empty queue and without declarations."""
+    """The Mac of `enrolled`, enrolled again: with an empty queue and without declarations."""
     enroll(enrolled)
     sets = servers.kmfddm.request("GET", f"enrollment-sets/{enrolled.udid}").json() or []
     for name in sets:

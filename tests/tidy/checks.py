@@ -13,7 +13,7 @@ Check = Callable[[Path], list[str]]
 FilesCheck = Callable[[Iterable[Path]], list[str]]
 
 PACKAGES: Final = ("schemas", "runtime", "pipeline", "agents")
-# What a site installs.
+# Packages that a site installs.
 SITE_PACKAGES: Final = ("schemas", "runtime", "agents")
 
 # The packages that each package may import besides itself. The longest matching name counts.
@@ -158,7 +158,7 @@ DESCRIPTORS: Final = frozenset({"pipeline.decide.fast.cached.cached"})
 IMPURE_CALLS: Final = frozenset({"open", "input", "print", "breakpoint", "__import__"})
 CLOCK_CALLS: Final = frozenset({"now", "utcnow", "today"})
 
-# What one module does for all others: the imports and the constructors that only it may use.
+# Tasks of one module for all others: the imports and the constructors that only it may use.
 ONLY_IMPORTED_IN: Final = {"structlog": "runtime.logs"}
 ONLY_CONSTRUCTED_IN: Final = {
     "DeadLetter": "schemas.dead_letters",

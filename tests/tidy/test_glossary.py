@@ -15,7 +15,7 @@ WORDS = [word for word, _, _ in ROWS]
 
 
 def test_word_has_one_row() -> None:
-    assert len(WORDS) == len(set(WORDS)) > 50
+    assert len(WORDS) == len(set(WORDS)) > 80
 
 
 def test_meaning_is_a_sentence() -> None:

@@ -30,7 +30,7 @@ from schemas.decisions import Reason
 from schemas.jobs import Action
 
 # Fields that end with the enrollment.
-ENROLLMENT_FACTS: Final = ("supervised", "bootstrap_token_escrowed")
+ENROLLMENT_FIELDS: Final = ("supervised", "bootstrap_token_escrowed")
 # After an erase the Mac enrolls by itself in Setup Assistant. A re-enrollment is needed only if it
 # has not done so after this time.
 _ADE_GRACE: Final = timedelta(hours=12)
@@ -85,7 +85,7 @@ def _enrollment_fault(s: Situation) -> Reason | None:
         return Reason.REENROLL_AFTER_REINSTALL
     if mdm_is_silent(s):
         return Reason.MDM_SILENT
-    defects = [fact for fact in _enrollment_defects(s) if _is_of_present_enrollment(s, fact)]
+    defects = [name for name in _enrollment_defects(s) if _is_of_present_enrollment(s, name)]
     if "mdm_server" in defects:
         return Reason.WRONG_MDM_SERVER
     renew_us = renewal_us(s)
@@ -116,16 +116,16 @@ def _enrollment_defects(s: Situation) -> Iterator[str]:
         yield "user_approved"
 
 
-def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
-    """Return True if the newest report of the field `fact` is not older than the last Authenticate.
+def _is_of_present_enrollment(s: Situation, name: str) -> bool:
+    """Return True if the newest report of the field is not older than the last Authenticate.
 
     True without an Authenticate. An Authenticate begins a new enrollment, with a new identity
     certificate.
     """
-    return s.device.reported_us(fact) >= s.device.checkins[AUTHENTICATED]
+    return s.device.reported_us(name) >= s.device.checkins[AUTHENTICATED]
 
 
-def fact_of_enrollment(s: Situation, name: str) -> bool | None:
+def field_of_enrollment(s: Situation, name: str) -> bool | None:
     """Return a field that belongs to the enrollment; None if it was reported before it began.
 
     The MDM server forgets the bootstrap token of an earlier enrollment, and a Mac can come back
@@ -135,8 +135,8 @@ def fact_of_enrollment(s: Situation, name: str) -> bool | None:
     return value if _is_of_present_enrollment(s, name) else None
 
 
-def has_earlier_enrollment_fact(s: Situation) -> bool:
-    """Return True if a defect, or a fact of the enrollment, is older than the last Authenticate.
+def has_earlier_enrollment_field(s: Situation) -> bool:
+    """Return True if a defect, or a field of the enrollment, is older than the last Authenticate.
 
     Such a report does not count. A new report of the same value makes it count, although no value
     changes, so the Mac must be decided again.
@@ -144,9 +144,9 @@ def has_earlier_enrollment_fact(s: Situation) -> bool:
     began_us = s.device.checkins[AUTHENTICATED]
     if not began_us:
         return False
-    facts = [*_enrollment_defects(s)]
-    facts += [name for name in ENROLLMENT_FACTS if getattr(s.device, name) is not None]
-    return any(s.device.reported_us(fact) < began_us for fact in facts)
+    names = [*_enrollment_defects(s)]
+    names += [name for name in ENROLLMENT_FIELDS if getattr(s.device, name) is not None]
+    return any(s.device.reported_us(name) < began_us for name in names)
 
 
 def renewal_us(s: Situation) -> int | None:
@@ -167,7 +167,7 @@ def _was_renewed_since(s: Situation, reported_us: int) -> bool:
     """Return True if a job that renews the identity was followed by a TokenUpdate after the report.
 
     A profile that replaces itself sends a TokenUpdate and no Authenticate
-    (github.com/zentralopensource/zentral, issue 1661); the identity must be reported anew.
+    (github.com/zentralopensource/zentral, issue 1661); the identity must be reported again.
     """
     token_us = s.device.checkins[TOKEN_UPDATED]
     return token_us > reported_us and any(

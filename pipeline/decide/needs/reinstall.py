@@ -176,7 +176,7 @@ def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: st
 
     The reinstall is to a release of its own line, or to the newest system that it runs, as the
     policy's `loans.system` prefers; without either only a method that keeps the system can do it.
-    Nobody works on a returned Mac, so it waits for a window only if the policy wants it.
+    A returned Mac has no user, so it waits for a window only if the policy wants it.
     """
     loans = s.policy.loans
     person = loans.require_ade and s.device.ade_enrolled is not True

@@ -230,7 +230,7 @@ def test_unfit_mac_is_reported_and_untouched(job: Job, spec: dict[str, Any], cod
 
 FAULTS = {
     "offline at first": (Faults(offline=(Period(START, START + hours(20)),)), DONE, 1),
-    "offline for good": (
+    "offline for 900 h": (
         Faults(offline=(Period(START, START + hours(900)),)),
         [("failed", "unreachable")],
         0,

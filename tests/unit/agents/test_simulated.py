@@ -260,7 +260,7 @@ MISFITS = {
         {"os_version": parse_os_version("27.0"), "build": parse_build("26A428")},
         "command_rejected",
     ),
-    "MDM without enrolment": (a_job(method=Method.DDM), {"enrolled": False}, "not_enrolled"),
+    "MDM without enrollment": (a_job(method=Method.DDM), {"enrolled": False}, "not_enrolled"),
     "no volume owner": (a_job(), {"volume_owner": False}, "no_volume_owner"),
     "image on Apple silicon": (an_erasing_job(Method.ASR), {}, "unsupported"),
     "image of another build": (

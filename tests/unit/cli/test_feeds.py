@@ -13,7 +13,7 @@ WRONG = {
     "bootstrap": (("--bootstrap", "no address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
     "interval": (("--interval", "0"), "DRYDOCK_FEEDS_INTERVAL_S: "),
     "no feed": (("--sofa", ""), "DRYDOCK_FEEDS_SOFA: "),
-    "accept for good": (("--accept", "sofa"), "--accept needs --once"),
+    "accept without once": (("--accept", "sofa"), "--accept needs --once"),
     "accept what": (("--accept", "apple", "--once"), "unknown feed 'apple'; one of: sofa, "),
     "no Kafka": (
         ("--once", *NO_BROKER),

@@ -103,7 +103,7 @@ def event_data(event: Event) -> dict[str, Any]:
     return values
 
 
-def facts(translation: Translation, kind: str = "inventory.reported") -> dict[str, Any]:
+def fields_of(translation: Translation, kind: str = "inventory.reported") -> dict[str, Any]:
     """Return the data of the one event of this kind."""
     (event,) = [one for one in translation.events if one.type == f"drydock.{kind}.v1"]
     return event_data(event)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.ingest.device_bodies import (
     command_response,
-    facts,
+    fields_of,
     jamf,
     munki_report,
     osquery_added,
@@ -47,8 +47,8 @@ def test_the_version_of_the_builds_train_is_used(
 ) -> None:
     translation = translate("osquery", osquery_added("os_version", row(version, build, parts)))
     assert reasons(translation) == []
-    assert facts(translation).get("os_version") == want
-    assert facts(translation).get("build") == build
+    assert fields_of(translation).get("os_version") == want
+    assert fields_of(translation).get("build") == build
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_the_version_of_the_builds_train_is_used(
 def test_no_version_is_better_than_a_wrong_one(version: str, build: str | None, parts: str) -> None:
     translation = translate("osquery", osquery_added("os_version", row(version, build, parts)))
     assert reasons(translation) == [("bad_value", "$.columns.version")]
-    assert "os_version" not in facts(translation)
-    assert facts(translation).get("build") == build
+    assert "os_version" not in fields_of(translation)
+    assert fields_of(translation).get("build") == build
 
 
 def pending(version: str, build: str) -> dict[str, Any]:
@@ -132,8 +132,8 @@ def test_every_source_compares_version_and_build(
 ) -> None:
     translation = translate(source, raw)
     assert reasons(translation) == [("bad_value", where)]
-    assert name not in facts(translation, kind)
-    assert facts(translation, kind)[
+    assert name not in fields_of(translation, kind)
+    assert fields_of(translation, kind)[
         name.replace("os_version", "build").replace("_version", "_build")
     ]
 
@@ -146,7 +146,7 @@ def test_a_number_is_no_version(value: str) -> None:
     assert reasons(translation) == [
         ("bad_shape", "$.columns.version"),
     ]
-    assert facts(translation) == {"build": "25G72"}
+    assert fields_of(translation) == {"build": "25G72"}
 
 
 def test_a_number_is_a_problem_in_a_snapshot_too() -> None:

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from tests.unit.ingest.device_bodies import facts, kept, reasons, status_report, translate
+from tests.unit.ingest.device_bodies import fields_of, kept, reasons, status_report, translate
 
 
 def status(**items: Any) -> dict[str, Any]:
     translation = translate("nanomdm", status_report({"StatusItems": items, "Errors": []}))
     assert reasons(translation) == []
-    found = facts(translation, "mdm.ddm_status_reported")
+    found = fields_of(translation, "mdm.ddm_status_reported")
     del found["status_items"]
     return found
 
@@ -78,18 +78,18 @@ def test_an_invalid_item_of_a_status_report_loses_only_that_item() -> None:
         "plist: Data.StatusItems.softwareupdate.failure-reason.timestamp",
         "plist: Data.Errors[0]",
     }
-    assert facts(translation, "mdm.ddm_status_reported")["build"] == "23H311"
+    assert fields_of(translation, "mdm.ddm_status_reported")["build"] == "23H311"
 
 
 def test_a_huge_status_report_keeps_its_parsed_fields() -> None:
     report = {"StatusItems": {"softwareupdate": {"install-state": "none"}, "x": "y" * 300_000}}
     translation = translate("nanomdm", status_report(report))
     assert reasons(translation) == [("too_large", "plist: Data.StatusItems.")]
-    assert facts(translation, "mdm.ddm_status_reported") == {"install_state": "none"}
+    assert fields_of(translation, "mdm.ddm_status_reported") == {"install_state": "none"}
     assert kept(translation.events[0]) is None
 
 
 def test_the_push_token_in_a_status_report_is_fingerprinted() -> None:
     report = {"StatusItems": {"management": {"push-token": "c2VjcmV0"}}}
-    found = facts(translate("nanomdm", status_report(report)), "mdm.ddm_status_reported")
+    found = fields_of(translate("nanomdm", status_report(report)), "mdm.ddm_status_reported")
     assert found["status_items"]["management"]["push-token"].startswith("hmac-sha256:")

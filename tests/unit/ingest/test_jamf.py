@@ -6,10 +6,18 @@ from typing import Any
 import pytest
 
 from pipeline.ingest.jamf import MAX_XML_BYTES
-from tests.unit.ingest.device_bodies import RECEIVED_AT, UDID, facts, jamf, kept, reasons, translate
+from tests.unit.ingest.device_bodies import (
+    RECEIVED_AT,
+    UDID,
+    fields_of,
+    jamf,
+    kept,
+    reasons,
+    translate,
+)
 from tests.unit.ingest.hostile_payloads import COMPUTER, jamf_xml
 
-FACTS = {
+FIELDS = {
     "serial": "C02FAKE00001",
     "os_version": "26.2",
     "build": "25C56",
@@ -23,8 +31,8 @@ SEEN = {"serial": "C02FAKE00001"}
 @pytest.mark.parametrize(
     ("kind", "event", "want"),
     [
-        ("ComputerAdded", COMPUTER, FACTS),
-        ("ComputerInventoryCompleted", COMPUTER, FACTS),
+        ("ComputerAdded", COMPUTER, FIELDS),
+        ("ComputerInventoryCompleted", COMPUTER, FIELDS),
         ("ComputerPushCapabilityChanged", COMPUTER, SEEN),
         ("ComputerCheckIn", {"computer": COMPUTER, "trigger": "CLIENT_CHECKIN"}, SEEN),
         ("ComputerPolicyFinished", {"computer": COMPUTER, "policyId": 3}, SEEN),
@@ -38,7 +46,7 @@ def test_only_an_inventory_renews_the_record(
 ) -> None:
     translation = translate("jamf", jamf(kind, event))
     assert reasons(translation) == []
-    assert facts(translation) == want
+    assert fields_of(translation) == want
     (report,) = translation.events
     assert (report.subject, report.time.isoformat()) == (UDID, "2019-03-25T21:44:35.590000+00:00")
 
@@ -51,7 +59,7 @@ def test_xml_gives_the_same_report_as_json() -> None:
 
 
 def test_the_marketing_name_is_not_used_as_the_model() -> None:
-    assert "model" not in facts(translate("jamf", jamf("ComputerAdded", COMPUTER)))
+    assert "model" not in fields_of(translate("jamf", jamf("ComputerAdded", COMPUTER)))
 
 
 def test_a_computer_without_a_udid_is_identified_by_its_serial_number() -> None:
@@ -117,4 +125,4 @@ def test_an_invalid_time_is_a_dead_letter_and_the_report_has_the_time_of_receipt
 def test_an_invalid_version_loses_only_that_field() -> None:
     translation = translate("jamf", jamf("ComputerAdded", {**COMPUTER, "osVersion": "latest"}))
     assert reasons(translation) == [("bad_value", "$.event.osVersion")]
-    assert facts(translation) == {key: FACTS[key] for key in FACTS if key != "os_version"}
+    assert fields_of(translation) == {key: FIELDS[key] for key in FIELDS if key != "os_version"}

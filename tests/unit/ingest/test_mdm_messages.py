@@ -14,7 +14,7 @@ from tests.unit.ingest.device_bodies import (
     UDID,
     command_response,
     event_data,
-    facts,
+    fields_of,
     kept,
     plist,
     reasons,
@@ -31,7 +31,7 @@ def device(**responses: Any) -> dict[str, Any]:
     """Return the inventory fields of a DeviceInformation response without dead letters."""
     translation = translate("nanomdm", command_response({"QueryResponses": responses}))
     assert reasons(translation) == []
-    return facts(translation)
+    return fields_of(translation)
 
 
 def test_a_supplement_is_part_of_the_version_and_its_build_is_the_running_one() -> None:
@@ -83,7 +83,7 @@ def test_control_characters_are_removed_from_text() -> None:
     raw = plist(
         {**IDLE, "QueryResponses": {"DeviceName": "Ma\x1b[31mc\u202e"}}, plistlib.FMT_BINARY
     )
-    assert facts(translate("nanomdm", raw))["hostname"] == "Ma[31mc"
+    assert fields_of(translate("nanomdm", raw))["hostname"] == "Ma[31mc"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_an_invalid_field_loses_only_that_field(name: str, value: Any, code: str
     responses = {"DeviceName": "mac", "ProductName": "Mac15,12", name: value}
     translation = translate("nanomdm", command_response({"QueryResponses": responses}))
     assert reasons(translation) == [(code, f"plist: QueryResponses.{name}")]
-    assert facts(translation) == {"hostname": "mac", "model": "Mac15,12", "mdm_enrolled": True}
+    assert fields_of(translation) == {"hostname": "mac", "model": "Mac15,12", "mdm_enrolled": True}
 
 
 def test_ios_fields_are_ignored() -> None:
@@ -130,7 +130,7 @@ def test_a_failed_entry_of_an_acknowledged_update_has_its_errors() -> None:
         "Status": "Idle",
         "ErrorChain": [{"ErrorCode": 12067, "ErrorDomain": "MCMDMErrorDomain"}],
     }
-    found = facts(
+    found = fields_of(
         translate("nanomdm", command_response({"UpdateResults": [update]})), "mdm.command_reported"
     )
     assert found["install_actions"] == [["_OSX_14.7.2", "Error", "Idle (MCMDMErrorDomain 12067)"]]
@@ -143,7 +143,7 @@ def test_an_invalid_link_of_an_error_chain_loses_only_that_link() -> None:
         "plist: ErrorChain[0].ErrorCode",
         "plist: ErrorChain[1]",
     ]
-    found = facts(translation, "mdm.command_reported")
+    found = fields_of(translation, "mdm.command_reported")
     assert found["error_chain"] == [{"code": 5, "domain": "D"}]
 
 
@@ -151,7 +151,7 @@ def test_an_invalid_link_of_an_error_chain_loses_only_that_link() -> None:
 def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> None:
     message = {"MessageType": "SetBootstrapToken", "UDID": UDID, **token}
     translation = translate("nanomdm", webhook("mdm.SetBootstrapToken", message))
-    assert facts(translation, "mdm.bootstrap_token_set") == {"escrowed": False}
+    assert fields_of(translation, "mdm.bootstrap_token_set") == {"escrowed": False}
 
 
 # --- device, channel and server ---
@@ -233,7 +233,7 @@ def test_url_parameters_name_site_and_server() -> None:
         {"QueryResponses": {"DeviceName": "mac"}},
         url_params={"site": "london", "server": "mdm.example.org", "x": "1&2"},
     )
-    found = facts(translate("nanomdm", raw))
+    found = fields_of(translate("nanomdm", raw))
     assert (found["site"], found["mdm_server"]) == ("london", "mdm.example.org")
 
 

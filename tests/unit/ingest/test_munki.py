@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.ingest.device_bodies import (
     RECEIVED_AT,
-    facts,
+    fields_of,
     kept,
     munki_report,
     plist,
@@ -17,7 +17,7 @@ from tests.unit.ingest.device_bodies import (
 )
 from tests.unit.ingest.hostile_payloads import MACHINE
 
-FACTS = {
+FIELDS = {
     "serial": "C02FAKE00001",
     "os_version": "26.2",
     "build": "25C56",
@@ -33,16 +33,16 @@ def test_a_report_is_identified_by_its_serial_number() -> None:
     assert reasons(translation) == []
     (event,) = translation.events
     assert event.subject == "serial:C02FAKE00001"
-    assert facts(translation) == FACTS
+    assert fields_of(translation) == FIELDS
 
 
 def test_a_binary_report_gives_the_same_event() -> None:
     raw = plist({"MachineInfo": MACHINE}, plistlib.FMT_BINARY)
-    assert facts(translate("munki", raw)) == FACTS
+    assert fields_of(translate("munki", raw)) == FIELDS
 
 
 @pytest.mark.parametrize(
-    ("machine", "fact", "value"),
+    ("machine", "field", "value"),
     [
         ({"machine_model": "UNKNOWN"}, "model", None),
         ({"device_id": "J614sAP"}, "device_id", "J614sAP"),
@@ -52,17 +52,17 @@ def test_a_binary_report_gives_the_same_event() -> None:
     ],
     ids=["unknown-model", "device-id", "board-id", "rosetta", "version"],
 )
-def test_only_what_is_certain_is_reported(machine: dict[str, str], fact: str, value: Any) -> None:
+def test_only_what_is_certain_is_reported(machine: dict[str, str], field: str, value: Any) -> None:
     translation = translate("munki", munki_report({**MACHINE, **machine}))
     assert reasons(translation) == []
-    assert facts(translation).get(fact) == value
+    assert fields_of(translation).get(field) == value
 
 
 @pytest.mark.parametrize(
     ("kilobytes", "free"), [(97_656_250, 100.0), (1, 0.0), (0, None)], ids=["much", "none", "error"]
 )
 def test_disk_space_is_in_kb_of_1024_bytes(kilobytes: int, free: float | None) -> None:
-    found = facts(translate("munki", munki_report(MACHINE, AvailableDiskSpace=kilobytes)))
+    found = fields_of(translate("munki", munki_report(MACHINE, AvailableDiskSpace=kilobytes)))
     assert found.get("free_disk_gb") == free
 
 

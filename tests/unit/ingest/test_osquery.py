@@ -10,7 +10,7 @@ from tests.unit.ingest.device_bodies import (
     RECEIVED_AT,
     REDACTOR,
     UDID,
-    facts,
+    fields_of,
     kept,
     osquery_added,
     reasons,
@@ -18,10 +18,10 @@ from tests.unit.ingest.device_bodies import (
 )
 from tests.unit.ingest.hostile_payloads import OS_ROW, SYSTEM_ROW
 
-OS_FACTS = {"os_version": "26.2", "build": "25C56", "apple_silicon": True}
+OS_FIELDS = {"os_version": "26.2", "build": "25C56", "apple_silicon": True}
 NAMED_ROW = {"version": "26.2", "build": "25C56", "arch": "arm64"}
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
-SYSTEM_FACTS = {
+SYSTEM_FIELDS = {
     "serial": "C02FAKE00001",
     "model": "Mac15,12",
     "hostname": "fake-mac-01",
@@ -55,7 +55,7 @@ def result(**fields: Any) -> bytes:
 def test_every_shape_of_result_is_read(raw: bytes) -> None:
     translation = translate("osquery", raw)
     assert reasons(translation) == []
-    assert facts(translation) == OS_FACTS
+    assert fields_of(translation) == OS_FIELDS
     (event,) = translation.events
     assert (event.subject, event.time.isoformat()) == (UDID, "2026-11-23T18:17:45+00:00")
 
@@ -63,12 +63,12 @@ def test_every_shape_of_result_is_read(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "row", "want"),
     [
-        ("system_info", SYSTEM_ROW, SYSTEM_FACTS),
-        ("joined", {**OS_ROW, **SYSTEM_ROW}, {**OS_FACTS, **SYSTEM_FACTS}),
+        ("system_info", SYSTEM_ROW, SYSTEM_FIELDS),
+        ("joined", {**OS_ROW, **SYSTEM_ROW}, {**OS_FIELDS, **SYSTEM_FIELDS}),
         (
             "os_version",
             {**OS_ROW, "version": "26.3.1", "extra": "(a)"},
-            {**OS_FACTS, "os_version": "26.3.1 (a)"},
+            {**OS_FIELDS, "os_version": "26.3.1 (a)"},
         ),
         ("os_version", {**OS_ROW, "arch": "x86_64"}, {"os_version": "26.2", "build": "25C56"}),
         (
@@ -111,12 +111,12 @@ def test_a_row_gives_only_certain_fields(
 ) -> None:
     translation = translate("osquery", osquery_added(name, row))
     assert reasons(translation) == []
-    assert facts(translation) == want
+    assert fields_of(translation) == want
 
 
 def test_removed_rows_record_only_a_contact() -> None:
     raw = result(name="os_version", action="removed", columns=OS_ROW)
-    assert facts(translate("osquery", raw)) == {}
+    assert fields_of(translate("osquery", raw)) == {}
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def begin_job(reconciler: Reconciler, found: list[Value]) -> None:
     drive(reconciler, resulted(sent_job, Outcome.STARTED, NOW))
 
 
-def enrol(reconciler: Reconciler, when: datetime) -> list[str]:
+def enroll(reconciler: Reconciler, when: datetime) -> list[str]:
     return names_of([one for event in enrolled(UDID, when) for one in drive(reconciler, event)])
 
 
@@ -101,8 +101,8 @@ def test_enrollment_defect_does_not_count_for_the_next_enrollment(fact: dict[str
     begin_job(
         reconciler, drive(reconciler, full_report("26.3", when=NOW, serial="C02TEST0001", **fact))
     )
-    assert enrol(reconciler, NOW + MINUTE)[-2:] == ["job.resulted.v1", "nothing uncertain"]
-    assert enrol(reconciler, NOW + 2 * MINUTE)[-1:] in (["nothing uncertain"], [])
+    assert enroll(reconciler, NOW + MINUTE)[-2:] == ["job.resulted.v1", "nothing uncertain"]
+    assert enroll(reconciler, NOW + 2 * MINUTE)[-1:] in (["nothing uncertain"], [])
 
 
 def test_report_from_a_clock_ahead_does_not_fulfil_a_later_job() -> None:
@@ -112,13 +112,13 @@ def test_report_from_a_clock_ahead_does_not_fulfil_a_later_job() -> None:
     begin_job(
         reconciler, drive(reconciler, full_report("26.3", when=NOW, serial="C02TEST0001", **fact))
     )
-    enrol(reconciler, NOW + MINUTE)
+    enroll(reconciler, NOW + MINUTE)
     found = drive(reconciler, reported(UDID, NOW + MINUTE, "mdm", **fact))
     assert names_of(found) == ["send not_user_approved", "hold job_open"]
     begin_job(reconciler, found)
     assert names_of(drive(reconciler, polled(UDID, NOW + MINUTE))) == []
     assert [entry.is_open for entry in reconciler.fleet.job_histories[UDID]].count(True) == 1
-    assert enrol(reconciler, NOW + 2 * MINUTE)[-2:] == ["job.resulted.v1", "nothing uncertain"]
+    assert enroll(reconciler, NOW + 2 * MINUTE)[-2:] == ["job.resulted.v1", "nothing uncertain"]
 
 
 def test_nothing_is_decided_before_there_is_a_policy() -> None:

@@ -529,7 +529,7 @@ def test_stored_entry_has_no_reset() -> None:
     assert "reset" not in UNREACHED.to_wire()
 
 
-# --- what a dry run would have sent ---
+# --- jobs withheld by a dry run ---
 
 OPEN_REHEARSAL = entry(outcome=Outcome.WITHHELD)
 RENEWAL = entry(
