@@ -17,8 +17,9 @@ def explain(
 ) -> None:
     """Explain the last decision for a Mac, gate by gate.
 
-    Prints five sections: known (fields with the times of their reports), decided (gates in order),
-    done (jobs with results), reported (the last events), and remaining.
+    Prints five sections: known (fields with source, time and age), decided (gates in order with the
+    settings of the policy, and each method with the reason for which it was passed over), done
+    (jobs with results), reported (the last events), and remaining.
     """
     from pipeline.cli.explanation import explanation_wire, print_explanation
     from pipeline.replay.explain import explain as look

@@ -6,12 +6,22 @@ Mac reported, and what remains.
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from pipeline.cli.log_options import console, format_time, print_table
-from pipeline.replay.explain import Explanation, JobStep, JobStory, LoggedEvent, Remaining
+from pipeline.decide.texts import text_of
+from pipeline.replay.explain import (
+    Explanation,
+    JobStep,
+    JobStory,
+    LoggedEvent,
+    Remaining,
+    finding_details,
+)
 from pipeline.state.device import Device, from_us
 from pipeline.state.hardware import model_name
+from schemas import sentences
 from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
 from schemas.jobs import Target
 
@@ -32,7 +42,11 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
         "at": None if record is None else record.inputs.now.isoformat(),
         "decision": None if record is None else record.decision.model_dump(mode="json"),
         "blocked_by": None if blocked is None else blocked.model_dump(mode="json"),
+        "policy_digest": None if record is None else record.inputs.policy_digest,
+        "methods": [row._asdict() for row in found.methods],
+        "policy_rules": {gate: rule._asdict() for gate, rule in found.rules.items()},
         "device": None if record is None else record.inputs.device,
+        "sources": dict(found.sources),
         "decisions": [
             {
                 "seq": one.seq,
@@ -100,7 +114,7 @@ def print_explanation(found: Explanation) -> None:
     if found.record is None:
         out.print(f"{found.udid}: there is no decision for it (no policy was in force)")
     else:
-        _print_known(found.record)
+        _print_known(found, found.record)
         _print_decided(found, found.record.decision)
     _print_done(found)
     rows = [
@@ -115,8 +129,8 @@ def print_explanation(found: Explanation) -> None:
         _print_remaining(found.remaining, found.record.decision)
 
 
-def _print_known(record: DecisionRecord) -> None:
-    """Print the Mac's names, system, exposure, and each field with the time of its report."""
+def _print_known(found: Explanation, record: DecisionRecord) -> None:
+    """Print the Mac's names, system, exposure, and each field with source, time and age."""
     out, decision = console(), record.decision
     device = Device.from_wire(record.inputs.device)
     system = f"macOS {device.os_version or 'unknown'}" + (
@@ -130,12 +144,24 @@ def _print_known(record: DecisionRecord) -> None:
     out.print(f"{system}, {model}, {device.hardware.value}")
     out.print(_exposure(decision))
     rows = [
-        (name, "unknown" if value is None else _text(value), format_time(from_us(us)))
+        (
+            name,
+            "unknown" if value is None else _text(value),
+            found.sources.get(name, ""),
+            format_time(from_us(us)),
+            _age(record.inputs.now - from_us(us)),
+        )
         for name, (us, value) in record.inputs.device["facts"].items()
         if name not in _HEADING_FIELDS
     ]
     if rows:
-        print_table(("field", "value", "reported at"), rows, "\nKnown")
+        print_table(("field", "value", "source", "reported at", "age"), rows, "\nKnown")
+
+
+def _age(age: timedelta) -> str:
+    """Return an age as text, in days and hours or in hours and minutes."""
+    step = timedelta(hours=1) if age >= timedelta(days=1) else timedelta(minutes=1)
+    return text_of(age // step * step) if age >= step else "now"
 
 
 def _print_decided(found: Explanation, decision: Decision) -> None:
@@ -144,16 +170,24 @@ def _print_decided(found: Explanation, decision: Decision) -> None:
     assert found.record is not None
     decided_at = format_time(found.record.inputs.now)
     out.print(f"\nDecided {decided_at} (entry {found.seq}): {decision_line(decision)}")
+    out.print(sentences.REASONS[decision.reason])
+    if found.record.inputs.policy_digest is not None:
+        out.print(f"Policy: digest {found.record.inputs.policy_digest}")
     if decision.decision is Verdict.HOLD:
         blocked = found.blocked_by
         gate = "" if blocked is None else f", at gate {blocked.gate}: {blocked.detail}"
         out.print(f"Held by {decision.reason.value}{gate.removesuffix(': ')}")
     if decision.supersedes is not None:
         out.print(f"Withdraws {decision.supersedes}")
-    _print_gates(decision.gates, found.blocked_by)
-    for title, lines in (("Evidence", decision.evidence), ("Findings", decision.findings)):
-        if lines:
-            print_table(("",), [(line,) for line in lines], f"\n{title}")
+    _print_gates(found, decision.gates)
+    if found.methods:
+        methods = [(row.method.value, row.state, row.detail) for row in found.methods]
+        print_table(("method", "", "why"), methods, "\nMethods of the policy, in order")
+    if decision.evidence:
+        print_table(("",), [(line,) for line in decision.evidence], "\nEvidence")
+    findings = list(finding_details(decision).items())
+    if findings:
+        print_table(("finding", "observed"), findings, "\nFindings")
     _print_decisions(found)
 
 
@@ -194,19 +228,20 @@ def _exposure(decision: Decision) -> str:
     )
 
 
-def _print_gates(gates: tuple[Gate, ...], blocked: Gate | None) -> None:
+def _print_gates(found: Explanation, gates: tuple[Gate, ...]) -> None:
     rows = [
         (
             str(number),
             gate.gate,
-            "passed" if gate.passed else "HELD" if gate is blocked else "held",
+            "passed" if gate.passed else "HELD" if gate is found.blocked_by else "held",
             gate.detail,
+            str(found.rules.get(gate.gate, "")),
             format_time(gate.until),
         )
         for number, gate in enumerate(gates, 1)
     ]
     if rows:
-        print_table(("#", "gate", "", "detail", "until"), rows, "\nGates, in order")
+        print_table(("#", "gate", "", "detail", "policy", "until"), rows, "\nGates, in order")
 
 
 def _print_done(found: Explanation) -> None:

@@ -38,7 +38,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -342,3 +342,53 @@ def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, dateti
         detail = f"a declared update is {s.device.install_state}"
         return (Reason.OTHER_UPDATE_RUNNING, detail), from_us(ends_us)
     return None, None
+
+
+class MethodRow(NamedTuple):
+    """One method of the policy for a need: its name, its state, and the reason for the state.
+
+    `state`: `chosen`; `passed over`, free but not chosen; `blocked` by an obstacle; `impossible` on
+    this Mac or for this need.
+    """
+
+    method: Method
+    state: Literal["chosen", "passed over", "blocked", "impossible"]
+    detail: str
+
+
+def method_rows(s: Situation, need: Need) -> tuple[MethodRow, ...]:
+    """Return a row for each method that the policy allows for the need, in the order of trying."""
+    choice = choose_method(s, need)
+    return tuple(_row(s, need, method, choice) for method in _in_order(s, need))
+
+
+def _row(s: Situation, need: Need, method: Method, choice: Choice) -> MethodRow:
+    if choice.reason is None and method is choice.method:
+        return MethodRow(method, "chosen", choice.detail)
+    possible, obstacle = _CHECKS[method](s, need)
+    if not possible:
+        return MethodRow(method, "impossible", _NEEDED[method])
+    obstacle = obstacle or _another_update_runs(s, method)[0]
+    if obstacle is not None:
+        reason, detail = obstacle
+        return MethodRow(method, "blocked", f"{reason}: {detail}")
+    failed = failures_by_method(s, need).get(method, 0)
+    tries = s.policy.thresholds.reinstall_after_failures
+    if failed >= tries:
+        return MethodRow(method, "passed over", f"failed {failed} times; the limit is {tries}")
+    if s.open_job is not None:
+        return MethodRow(method, "passed over", "the open job has another method")
+    return MethodRow(method, "passed over", "an earlier method is free")
+
+
+# What each method needs; a Mac or a need without it makes the method impossible.
+_NEEDED: Final[Mapping[Method, str]] = {
+    Method.DDM: "needs macOS 14",
+    Method.MDM_COMMAND: "is for macOS 11 to 13; an upgrade needs macOS 12",
+    Method.SOFTWAREUPDATE: "is for updates to a release",
+    Method.STARTOSINSTALL: "installs nothing older than the system that runs",
+    Method.ERASE_DEVICE: "is for erases, on macOS 12 with a T2 or Apple silicon",
+    Method.ASR: "is for a reimage",
+    Method.PROFILES_RENEW: "",
+    Method.INSTALL_PROFILE: "is for an identity that is about to expire",
+}

@@ -19,17 +19,22 @@ def recompute(
     Raises ValueError, KeyError, TypeError or another exception for inputs that no version of
     Drydock wrote.
     """
+    return decide(situation_of(record, policy, advisories), fast_paths=fast_paths)
+
+
+def situation_of(record: DecisionRecord, policy: Policy, advisories: Advisories) -> Situation:
+    """Return the situation in a record's inputs, with this policy and catalogue.
+
+    Raises the errors of `recompute`.
+    """
     inputs = record.inputs
-    return decide(
-        Situation(
-            Device.from_wire(inputs.device),
-            advisories,
-            policy,
-            inputs.now,
-            tuple(JobEntry.from_wire(entry) for entry in inputs.job_history or ()),
-            tuple(HaltSet.model_validate_json(halt) for halt in inputs.halts),
-            tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
-            inputs.site_open_jobs,
-        ),
-        fast_paths=fast_paths,
+    return Situation(
+        Device.from_wire(inputs.device),
+        advisories,
+        policy,
+        inputs.now,
+        tuple(JobEntry.from_wire(entry) for entry in inputs.job_history or ()),
+        tuple(HaltSet.model_validate_json(halt) for halt in inputs.halts),
+        tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
+        inputs.site_open_jobs,
     )

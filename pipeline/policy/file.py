@@ -7,13 +7,15 @@ from typing import NamedTuple
 from pydantic_core import ErrorDetails
 
 from pipeline.policy.model import CLOCK_PATTERN, Policy
-from runtime.located_yaml import Located, Path, Problem
+from runtime.located_yaml import Located, Path, Problem, path_text
 from runtime.yaml_model import YamlFileError, locate, read_model
 
 __all__ = [
+    "Path",
     "PolicyDocument",
     "PolicyError",
     "Problem",
+    "path_text",
     "policy_digest",
     "read_document",
     "read_policy",
@@ -39,6 +41,16 @@ class PolicyDocument(NamedTuple):
         If the text does not have it, they are those of the innermost value around it.
         """
         return locate(self.root, path).location
+
+    def line_of(self, path: Path) -> int:
+        """Return the line of the key of a value, or of the value itself in a list."""
+        keys = locate(self.root, path[:-1]).located.keys
+        return keys[str(path[-1])][0] if path[-1] in keys else self.location_of(path)[0]
+
+    def text_of(self, path: Path) -> str | None:
+        """Return a scalar as the text has it, without quotes; None for a list or a default."""
+        spot = locate(self.root, path)
+        return spot.located.text if spot.path == path else None
 
     def defines(self, path: Path) -> bool:
         """Return True if the text itself has this value; False if it is a default."""

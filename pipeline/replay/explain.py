@@ -1,14 +1,29 @@
 """The recorded history of one Mac: its last decision, jobs and last events, and what remains."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from pipeline.decide.confirmed_version import with_confirmed_version
+from pipeline.decide.exposure import exposure
+from pipeline.decide.methods import MethodRow, method_rows
+from pipeline.decide.needs.order import needs
+from pipeline.decide.recomputation import situation_of
 from pipeline.replay.device_lookup import find_device_key
-from pipeline.replay.log import LogEntry, LogReader, read_event, read_record
+from pipeline.replay.field_sources import sources_of
+from pipeline.replay.log import (
+    LogContents,
+    LogEntry,
+    LogReader,
+    UnreadableLog,
+    read_event,
+    read_record,
+)
+from pipeline.replay.policy_rules import PolicyRule, rules_of
 from pipeline.state.device import to_us
 from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
+from schemas import sentences
 from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
 from schemas.envelope import (
     AttemptsResetEvent,
@@ -18,6 +33,7 @@ from schemas.envelope import (
     JobSupersededEvent,
 )
 from schemas.events.control import AttemptsReset, ResetScope
+from schemas.findings import FindingCode
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.jobs import Job
 from schemas.results import JobResult
@@ -104,6 +120,10 @@ class Explanation:
     `keys` are the keys of the Mac's entries. `seq` and `record` are those of its last decision;
     None if it has none. `events` are the last KEPT_EVENTS of `events_total` events that are not
     about jobs. `resets` are the resets of attempts that cover the Mac.
+
+    `sources` has the source of each field of the Mac that the log still shows. `methods` are those
+    of the policy for the decision's action, `rules` the settings that its gates compared with; both
+    are empty if the log has lost the policy or the catalogue of the decision.
     """
 
     udid: str
@@ -115,6 +135,9 @@ class Explanation:
     events: tuple[LoggedEvent, ...]
     events_total: int
     resets: tuple[LoggedReset, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    methods: tuple[MethodRow, ...] = ()
+    rules: Mapping[str, PolicyRule] = field(default_factory=dict)
 
     @property
     def remaining(self) -> tuple[Remaining, ...]:
@@ -131,7 +154,9 @@ class Explanation:
             found.insert(0, Remaining("job", _progress_of(story), until or story.job.expires_at))
         if decision.decision is Verdict.NOTHING and decision.cves:
             found.append(Remaining(decision.reason.value, f"exposed to {len(decision.cves)} CVEs"))
-        return (*found, *(Remaining("finding", text) for text in decision.findings))
+        for code, text in finding_details(decision).items():
+            found.append(Remaining("finding", f"{code}: {text}"))
+        return tuple(found)
 
     @property
     def blocked_by(self) -> Gate | None:
@@ -139,6 +164,15 @@ class Explanation:
         if self.record is None or self.record.decision.decision is not Verdict.HOLD:
             return None
         return next((gate for gate in self.record.decision.gates if not gate.passed), None)
+
+
+def finding_details(decision: Decision) -> dict[str, str]:
+    """Return what was observed for each finding, or its sentence if the code says it all."""
+    observed = dict(text.partition(": ")[::2] for text in decision.finding_details)
+    return {
+        code: observed.get(code) or sentences.FINDINGS[FindingCode(code)]
+        for code in decision.findings
+    }
 
 
 def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explanation | None:
@@ -161,6 +195,8 @@ def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explana
     # Only these are decoded: a Mac sends some thousand reports in a year.
     about_jobs = [_logged(entry) for entry in events if entry.type in _JOB_EVENTS]
     others = [entry for entry in events if entry.type not in _JOB_EVENTS]
+    seen = (entry for entry in reversed(events) if entry.type not in _JOB_EVENTS)
+    methods, rules = _background(log, newest)
     decisions = (
         LoggedDecision(entry.seq, entry.at, read_record(entry).decision) for entry in decided
     )
@@ -174,7 +210,32 @@ def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explana
         tuple(_logged(entry) for entry in others[-KEPT_EVENTS:]),
         len(others),
         tuple(_resets(log, keys, {job.data.job.site for job in _issued(about_jobs)}, at)),
+        {} if newest is None else sources_of(newest.inputs.device["facts"], seen),
+        methods,
+        rules,
     )
+
+
+def _background(
+    log: LogReader, record: DecisionRecord | None
+) -> tuple[tuple[MethodRow, ...], Mapping[str, PolicyRule]]:
+    """Return the methods and the rules of a decision, computed again from its record.
+
+    Both are empty without a record, and if the log no longer has its policy or catalogue.
+    """
+    if record is None:
+        return (), {}
+    contents, inputs, decision = LogContents(log), record.inputs, record.decision
+    try:
+        document = contents.policy_document(inputs.policy_digest or "")
+        catalogue = contents.catalogue(inputs.catalog_digest)
+    except UnreadableLog:
+        return (), {}
+    s = with_confirmed_version(situation_of(record, document.policy, catalogue))
+    wanted = (decision.action, decision.intent)
+    need = next((one for one in needs(s, exposure(s)) if (one.action, one.intent) == wanted), None)
+    rows = () if need is None else method_rows(s, need)
+    return rows, rules_of(s, decision, need, document)
 
 
 _JOB_EVENTS: Final = frozenset(

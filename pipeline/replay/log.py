@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
-from pipeline.policy.file import PolicyError, policy_digest, read_policy
+from pipeline.policy.file import PolicyDocument, PolicyError, policy_digest, read_document
 from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
 from pipeline.state.fleet import Fleet
@@ -204,7 +204,7 @@ class LogContents:
             raise UnreadableLog("the decision names no policy")
         found = self._policies.get(digest)
         if found is None:
-            found = self._policies[digest] = self._read_policy(digest)
+            found = self._policies[digest] = self.policy_document(digest).policy
         return found
 
     def catalogue(self, digest: str) -> Advisories:
@@ -217,7 +217,11 @@ class LogContents:
             found = self._catalogues[digest] = self._read_catalogue(digest)
         return found
 
-    def _read_policy(self, digest: str) -> Policy:
+    def policy_document(self, digest: str) -> PolicyDocument:
+        """Return the policy with this digest, and the location of its values.
+
+        Raises UnreadableLog if it is missing, damaged, altered or invalid.
+        """
         try:
             text = self._blob(digest).decode()
         except UnicodeDecodeError:
@@ -225,7 +229,7 @@ class LogContents:
         if policy_digest(text) != digest:
             raise UnreadableLog(f"policy {digest} was altered: its digest is {policy_digest(text)}")
         try:
-            return read_policy(text)
+            return read_document(text)
         except PolicyError as error:
             raise UnreadableLog(f"policy {digest} cannot be used: {error}") from error
 
