@@ -44,11 +44,12 @@ FIELD_SETS: list[dict[str, Any]] = [
 
 
 def _report(mac: str, source: str, fields: dict[str, Any], minute: int, *, named: bool) -> Event:
-    whom = {"udid": mac} if named or "serial" not in fields else {}
+    is_named = named or "serial" not in fields
+    whom = {"udid": mac} if is_named else {}
     return InventoryEvent(
         id=f"{mac}{source}{minute}",
         source="/t",
-        subject=mac,
+        subject=mac if is_named else f"serial:{fields['serial']}",
         time=START + timedelta(minutes=minute),
         data=InventoryReported.model_validate({"source": source, **whom, **fields}),
     )
