@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import httpx
 
-from agents.config.model import AgentConfig, SecretRef, SiteConfig
+from agents.config.model import AgentConfig, SiteConfig
 from agents.config.secrets import SecretError, read_erase_pin
 from agents.config.servers import open_server
 from agents.config.ssh_access import open_ssh
@@ -26,6 +26,7 @@ from agents.ssh.methods import SSH_METHODS
 from agents.verification import Refusal
 from runtime import sqlite
 from runtime.logs import Log
+from runtime.secret_refs import SecretRef
 from schemas import logkeys as key
 from schemas.envelope import Event
 from schemas.jobs import MDM_METHODS, Job

@@ -20,11 +20,12 @@ import httpx
 from agents.config.check import secret_problem
 from agents.config.file import AgentConfigDocument
 from agents.config.lint import lint
-from agents.config.model import MdmServerConfig, SecretRef, is_loopback
-from agents.config.secrets import SecretError, weak_permissions
+from agents.config.model import MdmServerConfig, is_loopback
+from agents.config.secrets import SecretError
 from agents.config.servers import ServerConfigError, connect
 from agents.mdm.http import HttpServer, Login, server_time
 from agents.mdm.server import LoginRefusedError, ServerUnavailableError
+from runtime.secret_refs import SecretRef, weak_permissions
 
 # A deadline in a declaration, and the order of answers, depend on clocks. The Date header has whole
 # seconds.

@@ -17,19 +17,16 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from agents.ssh.methods import SSH_METHODS
+from runtime.secret_refs import SecretRef
 from runtime.yaml_model import StrictModel
-from schemas.ids import SerialField, SiteField, TextField, is_real_serial
+from schemas.ids import SerialField, SiteField, is_real_serial
 from schemas.jobs import MDM_METHODS, Method
 from schemas.time_zones import TimeZoneName
 
-_SECRET_FORM: Final = (
-    "must be env:NAME or file:/absolute/path; the secret itself never belongs in this file"
-)
 _HOST: Final = re.compile(
     r"(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE | re.ASCII
 )
@@ -98,48 +95,6 @@ def is_loopback(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-class SecretRef(StrictModel):
-    """The place of a secret: an environment variable, or a file with an absolute path.
-
-    In the file it is one text, `env:NANOMDM_API_KEY` or `file:/etc/drydock/nanomdm.key`. The secret
-    itself is never in the file, in an error, or in this model.
-    """
-
-    source: Literal["env", "file"]
-    name: TextField
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        """Return the fields of a reference, which `_check` reads; ValueError for other text.
-
-        The value is not in the message: a literal secret must not reach a log or a terminal.
-        """
-        if isinstance(value, dict) and value.keys() == cls.model_fields.keys():
-            return value
-        if isinstance(value, str) and value.startswith(("env:", "file:")):
-            source, _, name = value.partition(":")
-            return {"source": source, "name": name}
-        raise ValueError(_SECRET_FORM)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        """Return the reference; ValueError unless it is a variable's name or an absolute path."""
-        name = self.name
-        is_variable = name.isascii() and name.isidentifier()
-        if is_variable if self.source == "env" else PurePosixPath(name).is_absolute():
-            return self
-        raise ValueError(_SECRET_FORM)
-
-    @model_serializer
-    def _text(self) -> str:
-        return str(self)
-
-    def __str__(self) -> str:
-        """Return the text of the file: `env:NANOMDM_API_KEY`."""
-        return f"{self.source}:{self.name}"
 
 
 class KmfddmConfig(StrictModel):

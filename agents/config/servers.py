@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import httpx
 
-from agents.config.model import MdmServerConfig, SecretRef
+from agents.config.model import MdmServerConfig
 from agents.config.secrets import read_secret
 from agents.mdm import kmfddm, nanomdm
 from agents.mdm.http import HttpServer, Login
 from agents.mdm.rate_limit import RateLimit
 from agents.mdm.server import ServerLimits
 from runtime.retry import BROKER, Backoff
+from runtime.secret_refs import SecretRef
 
 
 class ServerConfigError(Exception):

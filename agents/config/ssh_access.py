@@ -5,12 +5,13 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from agents.config.model import SecretRef, SshConfig
+from agents.config.model import SshConfig
 from agents.config.secrets import SecretError, read_secret
 from agents.mac import Obstacle
 from agents.ssh.connection import Login, NotConnectedError, SshConnection, Timeouts
 from agents.ssh.mac import SshMacs, VolumeOwner
 from agents.ssh.shell import MacPaths
+from runtime.secret_refs import SecretRef
 from schemas.results import ErrorCode
 
 

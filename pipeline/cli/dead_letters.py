@@ -8,6 +8,7 @@ import typer
 
 from pipeline.cli.log_options import format_time, open_log, print_table
 from pipeline.cli.output import emit, fail
+from pipeline.cli.sender_options import Senders
 from pipeline.cli.service_client import AsJson, DataDir, send_request
 
 app = typer.Typer(
@@ -98,6 +99,7 @@ def replay(
         list[int] | None,
         typer.Argument(help="Numbers from `list`; default: all not yet replayed.", min=1),
     ] = None,
+    senders: Senders = None,
     as_json: AsJson = False,
 ) -> None:
     """Translate dead letters again, after their cause is fixed.
@@ -108,21 +110,23 @@ def replay(
         wanted = seqs or [one.seq for one in log.dead_letters(open_only=True)]
     failed = 0
     for seq in wanted:
-        failed += not _replay(data_dir, seq, as_json=as_json)
+        failed += not _replay(data_dir, seq, senders, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 
 
-def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
+def _replay(data_dir: Path, seq: int, senders: Path | None, *, as_json: bool) -> bool:
     """Return True if the dead letter was replayed, False if it was refused; print the result.
 
     Exit 2 if the service or the data directory cannot be used.
     """
     from pipeline.config import SenderSettings
     from pipeline.embedded.operator_requests import replay as replay_request
-    from pipeline.gateway.logins import environment_logins
+    from pipeline.gateway.senders_file import open_logins
+    from runtime.logs import make_log
 
-    request = replay_request(seq, _redactor(data_dir), environment_logins(SenderSettings()).sender)
+    logins = open_logins(senders, SenderSettings(), make_log())()
+    request = replay_request(seq, _redactor(data_dir), logins.sender)
     path = f"/v1/dead-letters/{seq}/replay"
     response = send_request(data_dir, "POST", path, request, refusable=True)
     refused = response.get("error")

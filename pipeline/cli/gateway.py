@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.output import fail
-from pipeline.cli.sender_options import InsecureLoopback
+from pipeline.cli.sender_options import InsecureLoopback, Senders
 
 
 def gateway(
@@ -30,6 +30,7 @@ def gateway(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Kafka brokers; default: DRYDOCK_KAFKA_BOOTSTRAP."),
     ] = None,
+    senders: Senders = None,
     insecure_loopback: InsecureLoopback = False,
 ) -> None:
     """Accept webhooks and events over HTTP, for Kafka.
@@ -55,6 +56,7 @@ def gateway(
             None if metrics_listen is None else Listen.parse(metrics_listen),
             kafka_settings(bootstrap),
             insecure_loopback,
+            senders,
         )
         serve(plan, GatewaySettings(), make_log())
     except ValidationError as error:

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import fail
-from pipeline.cli.sender_options import InsecureLoopback
+from pipeline.cli.sender_options import InsecureLoopback, Senders
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -50,6 +50,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     sofa: SofaFeed = None,
     gdmf: GdmfFeed = None,
     kev: KevFeed = None,
+    senders: Senders = None,
     insecure_loopback: InsecureLoopback = False,
 ) -> None:
     """Serve one fleet from one data directory, without Kafka.
@@ -86,6 +87,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
             _feeds(sofa, gdmf, kev),
             fast_paths=fast_paths_wanted(),
             insecure_loopback=insecure_loopback,
+            senders=senders,
         )
         serve(plan, ServerSettings(), make_log())
     except PolicyError as error:

@@ -30,8 +30,8 @@ from pipeline.feeds.poller import make_poller
 from pipeline.gateway.app import HttpApp
 from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.event_sink import NotDurableError
-from pipeline.gateway.logins import environment_logins
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
+from pipeline.gateway.senders_file import open_logins
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 from pipeline.server_process import serve_until_stopped, stop_on_signals
@@ -62,6 +62,7 @@ class ServicePlan:
     with the time and returns simulated Macs. `config` has the live sites; without both no Mac is
     touched. `feeds` are polled, if any. Without `fast_paths` the plain functions run.
     `insecure_loopback` accepts requests from this machine while no sender has a secret.
+    `senders` is the senders file, if any.
     """
 
     data_dir: Path
@@ -72,6 +73,7 @@ class ServicePlan:
     feeds: FeedsSettings | None = None
     fast_paths: bool = True
     insecure_loopback: bool = False
+    senders: Path | None = None
 
 
 def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
@@ -81,8 +83,8 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     JournalError, KeysError, PolicyError, or ValueError (the redaction key or the address cannot be
     used, or the address not without a secret).
     """
-    logins = environment_logins(settings)
-    check_address(plan.listen, logins, insecure_loopback=plan.insecure_loopback)
+    logins = open_logins(plan.senders, settings, log)
+    check_address(plan.listen, logins(), insecure_loopback=plan.insecure_loopback)
     keys = plan.data_dir / "keys"
     try:
         plan.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -103,7 +105,7 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     sink = SqliteSink(service_thread)
     app = HttpApp(
         sink,
-        Authenticator(lambda: logins, plan.insecure_loopback, admin_token),
+        Authenticator(logins, plan.insecure_loopback, admin_token),
         settings,
         redactor,
         metrics,

@@ -102,6 +102,8 @@ def retranslate(
     # Without a sender: a dead letter of a version before 0.1.0, or of an event of Drydock's own.
     sender = sender_of(source if dead_letter.sender is None else dead_letter.sender)
     received_at = dead_letter.received_at or now
+    if source in TRANSLATORS and sender is None:
+        raise ValueError(f"no sender {dead_letter.sender!r} is configured")
     if source in TRANSLATORS and sender is not None:
         return admit_translation(
             translate(source, raw, dead_letter.origin, received_at, redactor),
@@ -118,7 +120,7 @@ def retranslate(
     if not isinstance(event, DeviceEvent | AdvisoryEvent):
         return Translation(events=(event,))
     if sender is None:
-        raise ValueError("its sender is unknown")
+        raise ValueError(f"no sender {dead_letter.sender!r} is configured")
     # An event that was stored has passed this check before, with Drydock's own source.
     admitted = admit(event, sender, received_at, is_translated=source != EVENTS)
     if isinstance(admitted, Problem):

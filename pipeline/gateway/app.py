@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipeline.config import SenderSettings
-from pipeline.gateway.authentication import Authenticator
+from pipeline.gateway.authentication import Authenticator, Claim
 from pipeline.gateway.endpoint import (
     Endpoint,
     HttpError,
@@ -37,6 +37,7 @@ from pipeline.gateway.limits import BUSY_RETRY_AFTER_S, BodyReader
 from pipeline.gateway.openapi import openapi_document
 from pipeline.gateway.payloads import RejectedError, admit_events, read_events, translate
 from pipeline.gateway.records import OversizeError
+from pipeline.gateway.request_rate import RequestRate
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import FEED_DIFFS, WEBHOOK_SOURCES
 from pipeline.ingest.translation import Translation
@@ -86,6 +87,7 @@ class HttpApp:
     feeds: FeedSink | None = None
     count_request: Callable[[str, int], None] = lambda *_: None
     durable_timeout_s: float = _DURABLE_TIMEOUT_S
+    rate: RequestRate = field(default_factory=RequestRate)
     endpoint: Endpoint = field(init=False)
     bodies: BodyReader = field(init=False)
 
@@ -142,7 +144,7 @@ class HttpApp:
         with self._counted(source):
             claim = self.authenticator.check_headers(source, request.headers)
             async with self.bodies.read(request, self.settings.max_webhook_bytes) as body:
-                sender = self.authenticator.check_body(claim, request.headers, body)
+                sender = self._sender(claim, request, body)
                 return JSONResponse(await self._store_payload(source, sender, body))
 
     async def events(self, request: Request) -> Response:
@@ -155,7 +157,7 @@ class HttpApp:
         with self._counted(EVENTS):
             claim = self.authenticator.check_headers(EVENTS, request.headers)
             async with self.bodies.read(request, self.settings.max_feed_bytes) as body:
-                sender = self.authenticator.check_body(claim, request.headers, body)
+                sender = self._sender(claim, request, body)
                 now = self.clock()
                 try:
                     found = await _run_off_loop(
@@ -188,9 +190,18 @@ class HttpApp:
         claim = self.authenticator.check_headers(source, request.headers)
         accept_losses = request.query_params.get("accept") == "losses"
         async with self.bodies.read(request, self.settings.max_feed_bytes) as document:
-            sender = self.authenticator.check_body(claim, request.headers, document)
+            sender = self._sender(claim, request, document)
             stored = self.feeds.store_feed(source, document, sender, accept_losses=accept_losses)
             return JSONResponse(await self.await_sink(stored))
+
+    def _sender(self, claim: Claim, request: Request, body: bytes) -> Sender:
+        """Return the sender of a request, which is counted.
+
+        Raises HttpError: 401 (wrong HMAC), 429 (the sender has used up its minute).
+        """
+        sender = self.authenticator.check_body(claim, request.headers, body)
+        self.rate.count(sender)
+        return sender
 
     async def openapi(self, _: Request) -> Response:
         """Respond 200 with the OpenAPI document."""

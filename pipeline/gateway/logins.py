@@ -31,6 +31,10 @@ class Login:
         """Return the sender's name; secrets are not shown."""
         return f"Login({self.sender.name!r})"
 
+    def shares_a_secret(self, other: "Login") -> bool:
+        """Return True if a secret of this login is one of the other login too."""
+        return not _credentials(self).isdisjoint(_credentials(other))
+
     def sender_of(self, given: str) -> Sender | None:
         """Return the sender that this secret or token proves; None if it is wrong.
 
@@ -78,6 +82,11 @@ class Logins:
             if one.sender.name == name:
                 return one.sender
         return default_sender(name) if name in SCOPES else None
+
+
+def _credentials(login: Login) -> frozenset[bytes]:
+    texts = (one.encode() for one in (*login.secrets, *login.masters))
+    return frozenset((*texts, *login.hmac_keys))
 
 
 def device_token(master: str, udid: str) -> str:

@@ -88,8 +88,11 @@ def admit_events(
     """Return the events as they are stored, in order.
 
     Raises RejectedError with the first 100 problems if the sender may not submit one of them, or an
-    identity is unusable.
+    identity is unusable; HttpError (413) for more events than the sender may send at once.
     """
+    limit = sender.limits.events_per_request
+    if limit is not None and len(placed) > limit:
+        raise HttpError(413, f"{len(placed)} events; {sender.name} may send {limit} at once")
     found: list[OutsideEvent] = []
     problems: list[EventProblem] = []
     refused: list[DeadLetter] = []

@@ -17,9 +17,9 @@ from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.kafka import IdempotentProducer
 from pipeline.gateway.kafka_sink import KafkaSink
-from pipeline.gateway.logins import environment_logins
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
+from pipeline.gateway.senders_file import open_logins
 from pipeline.gateway.spool import Replaced, Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.server_process import serve_until_stopped, stop_on_signals
@@ -43,7 +43,8 @@ class GatewayPlan:
 
     `operations` is a second address for /metrics, /healthz and /readyz. Without it, /metrics is
     served at `listen`; the probes are served there in any case. `insecure_loopback` accepts
-    requests from this machine while no sender has a secret. `clock` returns the time of receipt.
+    requests from this machine while no sender has a secret. `senders` is the senders file, if any.
+    `clock` returns the time of receipt.
     """
 
     data_dir: Path
@@ -51,6 +52,7 @@ class GatewayPlan:
     operations: Listen | None
     connection: KafkaConnection
     insecure_loopback: bool = False
+    senders: Path | None = None
     clock: Callable[[], datetime] = _now
 
 
@@ -61,8 +63,8 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
     redaction key in the file is invalid), SpoolError (the spool cannot be used), OSError (the
     redaction key cannot be read or written).
     """
-    logins = environment_logins(settings)
-    check_address(plan.listen, logins, insecure_loopback=plan.insecure_loopback)
+    logins = open_logins(plan.senders, settings, log)
+    check_address(plan.listen, logins(), insecure_loopback=plan.insecure_loopback)
     silence_kafka_clients()
     metrics = GatewayMetrics(make_registry())
     spool = Spool(
@@ -77,7 +79,7 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
         watched = None
         if plan.operations is not None:
             watched = stack.enter_context(plan.operations.bind())
-        authenticator = Authenticator(lambda: logins, plan.insecure_loopback)
+        authenticator = Authenticator(logins, plan.insecure_loopback)
         sockets = (listener, watched)
         asyncio.run(_serve(plan, settings, log, metrics, spool, redactor, authenticator, sockets))
     log.info("stopped")

@@ -45,6 +45,14 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class SenderLimits:
+    """Limits of one sender; None is no limit."""
+
+    events_per_request: int | None = None
+    requests_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sender:
     """A login that delivered a request.
 
@@ -56,6 +64,7 @@ class Sender:
     kind: str
     scope: Scope
     own_device: str | None = None
+    limits: SenderLimits = SenderLimits()
 
     @property
     def is_mdm_channel(self) -> bool:
@@ -88,6 +97,27 @@ SCOPES: Final[Mapping[str, Scope]] = {
     EVENTS: Scope(_INVENTORY, frozenset({"osquery", "munki", "other"})),
     ADVISORIES: Scope(_all_fields(AdvisoryEvent), frozenset({"other"})),
 }
+
+
+_TYPES: Final[Mapping[type[WireModel], str]] = {
+    event.model_fields["data"].annotation: event.model_fields["type"].default
+    for event in (*get_args(DeviceEvent), *get_args(AdvisoryEvent))
+}
+
+
+def event_types(scope: Scope) -> frozenset[str]:
+    """Return the types of the events in a scope."""
+    return frozenset(_TYPES[data] for data in scope.fields)
+
+
+def restricted(scope: Scope, types: frozenset[str] | None, devices: frozenset[str] | None) -> Scope:
+    """Return the part of a scope with these event types and Macs; None restricts nothing."""
+    fields = {
+        data: names
+        for data, names in scope.fields.items()
+        if types is None or _TYPES[data] in types
+    }
+    return Scope(fields, scope.sources, devices)
 
 
 def default_sender(kind: str) -> Sender:

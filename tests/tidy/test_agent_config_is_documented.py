@@ -1,4 +1,4 @@
-"""docs/reference/agent-config.md and examples/agent.yaml agree with the configuration's models."""
+"""The pages and examples of the configuration files agree with the files' models."""
 
 import re
 from pathlib import Path
@@ -19,18 +19,27 @@ from agents.config.model import (
     SshConfig,
     VolumeOwnerConfig,
 )
+from pipeline.gateway.senders_config import (
+    SenderConfig,
+    SenderLimits,
+    SendersConfig,
+    parse_senders,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "reference" / "agent-config.md"
+PAGES = ROOT / "docs" / "reference"
 ROW = re.compile(r"^\| `(\w+)` \| (?:`([^`]+)` )?\|", re.MULTILINE)
-MODELS: dict[str, type[BaseModel]] = {
-    "The file": AgentConfig,
-    "A site": SiteConfig,
-    "An MDM server": MdmServerConfig,
-    "A server of declarations": KmfddmConfig,
-    "SSH": SshConfig,
-    "A volume owner": VolumeOwnerConfig,
-    "Limits": SiteLimits,
+MODELS: dict[tuple[str, str], type[BaseModel]] = {
+    ("agent-config", "The file"): AgentConfig,
+    ("agent-config", "A site"): SiteConfig,
+    ("agent-config", "An MDM server"): MdmServerConfig,
+    ("agent-config", "A server of declarations"): KmfddmConfig,
+    ("agent-config", "SSH"): SshConfig,
+    ("agent-config", "A volume owner"): VolumeOwnerConfig,
+    ("agent-config", "Limits"): SiteLimits,
+    ("senders", "The file"): SendersConfig,
+    ("senders", "A sender"): SenderConfig,
+    ("senders", "Limits of a sender"): SenderLimits,
 }
 
 
@@ -47,13 +56,19 @@ def default_text(field: FieldInfo) -> str:
     return f"{field.default:g}"
 
 
-@pytest.mark.parametrize("heading", MODELS)
-def test_table_has_each_key_with_its_default(heading: str) -> None:
-    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.M | re.S)
-    fields = MODELS[heading].model_fields
+@pytest.mark.parametrize(("page", "heading"), MODELS)
+def test_table_has_each_key_with_its_default(page: str, heading: str) -> None:
+    text = (PAGES / f"{page}.md").read_text()
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    fields = MODELS[page, heading].model_fields
     assert ROW.findall(section) == [(name, default_text(field)) for name, field in fields.items()]
 
 
 def test_example_is_valid_and_has_no_warning() -> None:
     document = parse_agent_config((ROOT / "examples" / "agent.yaml").read_text())
     assert lint(document) == []
+
+
+def test_example_of_senders_is_valid() -> None:
+    config, _ = parse_senders((ROOT / "examples" / "senders.yaml").read_text())
+    assert config.senders

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agents.config.file import AgentConfigError, parse_agent_config, read_agent_config
-from agents.config.model import AgentConfig, SecretRef
+from agents.config.model import AgentConfig
 from agents.config.ssh_access import address_of
 from agents.ssh.connection import NotConnectedError
+from runtime.secret_refs import SecretRef
 from runtime.yaml_file import UnreadableFileError
 from schemas.jobs import Method
 

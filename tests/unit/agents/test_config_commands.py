@@ -14,9 +14,9 @@ from agents.cli import app
 from agents.config.doctor import Check, Level, examine
 from agents.config.file import parse_agent_config
 from agents.config.lint import lint
-from agents.config.model import SecretRef
-from agents.config.secrets import SecretError, read_secret, weak_permissions
+from agents.config.secrets import SecretError, read_secret
 from pipeline.cli.app import app as drydock
+from runtime.secret_refs import SecretRef, weak_permissions
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 KEY = "the-key-of-the-test"

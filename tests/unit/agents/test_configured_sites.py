@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import CapturingLogger
 
 from agents.config.file import parse_agent_config
-from agents.config.model import SecretRef
 from agents.config.servers import ServerConfigError
 from agents.configured_sites import (
     ANSWERS_FILE,
@@ -23,6 +22,7 @@ from agents.mac import UnreachableError
 from agents.mdm.answers import Finding, FindingKind
 from agents.mdm.metrics import MdmMetrics
 from agents.preflight import Limits
+from runtime.secret_refs import SecretRef
 from schemas.jobs import Action, Job, Method
 from tests.configured_world import CONFIG, ENVIRONMENT, open_sites
 from tests.factories.sites import START, a_job, an_erasing_job
