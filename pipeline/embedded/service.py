@@ -361,15 +361,19 @@ class Service:
         if found or copied is not False:
             kept = {doubt.site: doubt for doubt in (*earlier, *found)}
             settings = {DOUBTS_SETTING: encode_doubts(kept.values()), **self.store.identity()}
-            self.accept(self._withdrawals(found, now), (), now, settings=settings)
+            withdrawals = self._withdrawals(found, now, copied=copied is True)
+            self.accept(withdrawals, (), now, settings=settings)
         return found
 
-    def _withdrawals(self, doubts: Sequence[Doubt], now: datetime) -> list[Event]:
-        """Return the events that withdraw the approvals for Macs of the sites in doubt."""
-        sites = {doubt.site: doubt.cause for doubt in doubts}
-        if not sites:
+    def _withdrawals(self, doubts: Sequence[Doubt], now: datetime, *, copied: bool) -> list[Event]:
+        """Return the events that withdraw the approvals for Macs of the sites in doubt.
+
+        If the database is a copy they withdraw every approval: its site may have no job yet, and
+        so no doubt.
+        """
+        sites = {doubt.site for doubt in doubts}
+        if not sites and not copied:
             return []
-        copied = Cause.COPIED in sites.values()
         return [
             control_events.approval_withdrawn(
                 granted.approval, "drydock", "orders may be missing from the journal", now

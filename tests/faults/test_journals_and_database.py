@@ -17,12 +17,14 @@ import pytest
 from agents.journal import JournalError
 from agents.simulated import Faults, Period
 from pipeline.decide.decision import decide
+from pipeline.embedded.control_events import approval_granted
 from pipeline.embedded.log import Log
 from pipeline.embedded.service import Service
 from pipeline.embedded.status import read_status
 from schemas.envelope import decode
 from schemas.results import ErrorCode, JobResult
 from tests.embedded_world import Environment, at, live, needy_macs, open_service
+from tests.factories import halt_cleared, halted
 from tests.factories.sites import APPROVALS_KEY, NEW, a_spec
 
 LOAN = "MAC-LOAN"
@@ -214,6 +216,33 @@ def test_restored_database_erases_no_mac_again(
     put_back(copy, data)
     lose(data)
     run_until(data, environment, 5 + later_h + 100)
+    assert len(environment.fleet.acted) == 1, "the Mac was erased twice"
+
+
+@pytest.mark.parametrize("lose", [delete_journals, keep_journals], ids=["lost", "kept"])
+def test_approval_from_before_the_first_job_of_a_site_is_withdrawn_with_a_restored_database(
+    lose: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """A halt holds the approved erase, so the copy has neither its job nor its site's journal."""
+    environment = a_loan_unit()
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    run_until(data, environment, 3)
+    service = open_service(data, environment)
+    decision = decide(service.reconciler.situation(LOAN, environment.now), fast_paths=False)
+    service.close()
+    approval = approval_granted(decision, "someone", environment.now, 20 * DAY, APPROVALS_KEY)
+    environment.unsent += [halted(environment.now), approval]
+    run_until(data, environment, 4)
+    backup(data, copy)
+    environment.unsent.append(halt_cleared(environment.now))
+    run_until(data, environment, 7)
+    assert len(environment.fleet.acted) == 1
+    environment.fleet.macs[LOAN]._marks.clear()  # as an MDM server deletes old commands
+    put_back(copy, data)
+    lose(data)
+    open_service(data, environment).close()
+    environment.unsent.append(halt_cleared(environment.now))
+    run_until(data, environment, 100)
     assert len(environment.fleet.acted) == 1, "the Mac was erased twice"
 
 
