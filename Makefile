@@ -1,9 +1,9 @@
 # `make demo` and `make test` do the set-up: each creates the .venv that it needs.
-# PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
+# PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS, SEED_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-kafka demo-mdm e2e-mdm pilot fmt lint type test test-unit test-security bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
-.PHONY: chaos chaos-short faults coverage chart tools tools-deploy kafka-up kafka-down
+.PHONY: chaos chaos-short faults fault-seeds coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
 # Real servers of `make test`. Outside CI, tests without their server are skipped.
@@ -71,6 +71,10 @@ faults: ## damage disks, files and topics, and check that the programs recover (
 	@tools/environment dev
 	@tools/servers kafka
 	@DRYDOCK_FAULTS=all $(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
+
+fault-seeds: ## mix kills with random faults by seed, then check (SEED_ARGS="--seeds 1-200")
+	@tools/environment dev
+	@$(BIN)/python -W ignore -m tests.faults.random $(SEED_ARGS)
 
 coverage: ## list the modules of which fast tests reach less than 80 % of the lines
 	@tools/environment dev

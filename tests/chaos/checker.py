@@ -107,8 +107,8 @@ def judge(evidence: Evidence) -> Findings:
         *_unapplied_broadcasts(evidence, decoded),
         *_issue_faults(decoded),
         *_act_faults(evidence, decoded),
-        *_execution_faults(decoded, acts),
-        *_result_faults(decoded, acts),
+        *_execution_faults(evidence, decoded, acts),
+        *_result_faults(evidence, decoded, acts),
         *_success_faults(decoded),
         *_outdated_macs(evidence),
     )
@@ -234,11 +234,13 @@ def _act_faults(evidence: Evidence, decoded: DecodedEvidence) -> Iterator[Fault]
     """Yield a fault for each act that was not issued or not journaled, and each repeated intent."""
     intents: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for act in evidence.acted:
-        job = decoded.jobs.get(act.job_id)
+        job = decoded.jobs.get(act.job_id) or evidence.forgotten.get(act.job_id)
         if job is None:
             yield Fault(Kind.UNTRUE, f"{act.udid}: acted on for {act.job_id}, never issued")
         else:
             intents[job.udid, job.action, job.intent].append(act.job_id)
+        if act.job_id in evidence.forgotten:
+            continue
         if act.job_id not in decoded.attempts:
             yield Fault(Kind.MISSING, f"{act.job_id}: carried out, and not in the journal")
         if evidence.journals is not None and not evidence.journals.get(act.job_id):
@@ -250,10 +252,15 @@ def _act_faults(evidence: Evidence, decoded: DecodedEvidence) -> Iterator[Fault]
             yield Fault(Kind.DOUBLED, what)
 
 
-def _execution_faults(decoded: DecodedEvidence, acts: Mapping[str, int]) -> Iterator[Fault]:
+def _execution_faults(
+    evidence: Evidence, decoded: DecodedEvidence, acts: Mapping[str, int]
+) -> Iterator[Fault]:
     """Yield a fault for each job carried out twice, and each neither carried out nor ended."""
     for job_id, count in acts.items():
-        if count > 1:
+        # A job that failed on its Mac, and was then forgotten, is issued again with its id.
+        forgotten = evidence.forgotten.get(job_id)
+        most = 1 if forgotten is None else 1 + evidence.may_repeat.get(forgotten.udid, 0)
+        if count > most:
             yield Fault(Kind.DOUBLED, f"{job_id}: carried out {count} times")
     for job_id, job in decoded.jobs.items():
         if acts[job_id] == 0 and not _ended_untouched(job_id, job, decoded):
@@ -289,12 +296,16 @@ def _furthest_outcome(job_id: str, decoded: DecodedEvidence) -> str:
     return max(outcomes, key=lambda outcome: _RANK[outcome]).value if outcomes else "nothing"
 
 
-def _result_faults(decoded: DecodedEvidence, acts: Mapping[str, int]) -> Iterator[Fault]:
+def _result_faults(
+    evidence: Evidence, decoded: DecodedEvidence, acts: Mapping[str, int]
+) -> Iterator[Fault]:
     """Yield a fault for each act without a result, and each result not in the job history."""
-    for job_id in acts:
+    for job_id in acts.keys() - evidence.forgotten.keys():
         if not any(one.outcome in _BEGUN for one in decoded.results.get(job_id, ())):
             yield Fault(Kind.MISSING, f"{job_id}: carried out, and no result shows that it began")
     for attempt in decoded.attempts.values():
+        if attempt.job_id in evidence.forgotten:
+            continue
         results = {one.outcome for one in decoded.results.get(attempt.job_id, ())}
         for item in attempt.results:
             if not item.published or item.result.outcome not in results:

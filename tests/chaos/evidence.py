@@ -4,7 +4,7 @@ It is read with Kafka's client and the wire schemas alone.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition  # type: ignor
 
 from agents.simulated.wire import Acted
 from runtime.kafka import KafkaConnection
+from schemas.jobs import Job
 from schemas.signed_payloads import PublicKeys
 from schemas.topics import INTERNAL_TOPICS, TOPICS, attempts_topic, jobs_topic
 
@@ -72,6 +73,8 @@ class Evidence:
     - `newest`: the newest release of each line.
     - `may_repeat`: the number of jobs that a Mac itself fails, by UDID. One intent may be carried
       out once more for each of them.
+    - `forgotten`: jobs of which a planted fault deleted records, by id. They need no journal and no
+      results, and no history if they are not in the topics; their acts count.
     """
 
     inputs: Collection[Input]
@@ -83,6 +86,7 @@ class Evidence:
     trusted: PublicKeys = field(default_factory=dict)
     newest: dict[str, str] = field(default_factory=dict)
     may_repeat: dict[str, int] = field(default_factory=dict)
+    forgotten: Mapping[str, Job] = field(default_factory=dict)
 
 
 def topic_names(sites: Iterable[str]) -> list[str]:

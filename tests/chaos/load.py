@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
@@ -53,6 +54,17 @@ class Mischief:
         return cls(
             late_s=min(cls.late_s, lasts_s / 10), very_late_s=min(cls.very_late_s, lasts_s / 4)
         )
+
+    def copies(self, random: Random) -> Iterator[tuple[str, float]]:
+        """Yield the change and the delay in seconds of each copy of one message to send."""
+        if random.random() < self.late:
+            yield "late", random.uniform(0, self.late_s)
+        else:
+            yield "in time", 0.0
+        if random.random() < self.doubled:
+            yield "doubled", random.uniform(0, self.late_s)
+        if random.random() < self.very_late:
+            yield "again much later", random.uniform(0, self.very_late_s)
 
 
 @dataclass(order=True, slots=True)
@@ -139,17 +151,9 @@ class Load:
     def _plan(self, item: Input, path: str, body: bytes, sender: str) -> None:
         random, mischief, now = self._random, self._mischief, time.monotonic()
         self.counts["received"] += 1
-        late_s = 0.0
-        if random.random() < mischief.late:
-            self.counts["late"] += 1
-            late_s = random.uniform(0, mischief.late_s)
-        self._put(now + late_s, item, path, body, sender)
-        if random.random() < mischief.doubled:
-            self.counts["doubled"] += 1
-            self._put(now + random.uniform(0, mischief.late_s), item, path, body, sender)
-        if random.random() < mischief.very_late:
-            self.counts["again much later"] += 1
-            self._put(now + random.uniform(0, mischief.very_late_s), item, path, body, sender)
+        for change, delay_s in mischief.copies(random):
+            self.counts[change] += 1
+            self._put(now + delay_s, item, path, body, sender)
         if random.random() < mischief.poison:
             self.counts["poison"] += 1
             unusable = poison.body(random, self.counts["poison"])

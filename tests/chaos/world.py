@@ -1,5 +1,6 @@
 """The Macs of a chaos run with their faults, its policy and its releases; all from a seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -50,7 +51,7 @@ class Part:
     """Properties of a share of the Macs.
 
     Macs that are `offline` lose the network for a while, Macs with `leaves` drop their MDM
-    profile; both at a random time of the run.
+    profile, Macs that are `loaned` are returned and need an erase; all at a random time of the run.
     """
 
     share: float
@@ -60,6 +61,7 @@ class Part:
     faults: tuple[tuple[str, Any], ...] = ()
     offline: bool = False
     leaves: bool = False
+    loaned: bool = False
     enrolled: bool = True
 
 
@@ -86,11 +88,13 @@ def policy_text(macs: int) -> str:
     return _POLICY.format(slots=max(10, macs // (2 * len(SITES))))
 
 
-def fleet_plan(seed: int, macs: int, speed: float, lasts: timedelta) -> FleetPlan:
+def fleet_plan(
+    seed: int, macs: int, speed: float, lasts: timedelta, parts: Sequence[Part] = PARTS
+) -> FleetPlan:
     """Return the plan of `macs` Macs over the sites; `lasts` is the run in the Macs' time."""
     random = Random(seed)
-    cast = [part for part in PARTS for _ in range(max(1, round(part.share * macs)))]
-    cast = [*cast, *[PARTS[0]] * (macs - len(cast))][:macs]
+    cast = [part for part in parts for _ in range(max(1, round(part.share * macs)))]
+    cast = [*cast, *[parts[0]] * (macs - len(cast))][:macs]
     random.shuffle(cast)
     releases = tuple(
         SimulatedRelease(version=parse_os_version(version), build=parse_build(build))
@@ -125,5 +129,6 @@ def _spec(number: int, part: Part, lasts: timedelta, random: Random) -> MacSpec:
         enrolled=part.enrolled,
         free_disk_gb=round(random.uniform(60, 400), 1),
         report_every=lasts / 5,
+        loan_returned_at=begins if part.loaned else None,
         faults=Faults(**faults),
     )
