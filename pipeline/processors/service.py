@@ -45,9 +45,10 @@ from pipeline.processors.broadcast_reader import BroadcastReader
 from pipeline.processors.confirmed_producer import ConfirmedProducer
 from pipeline.processors.device_shard import DEVICE_TOPICS
 from pipeline.processors.health import ProgressMonitor, ProgressSample
+from pipeline.processors.owned_partition import changelog_of
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
-from pipeline.processors.worker import Clock, Worker, changelog_of
+from pipeline.processors.worker import Clock, Worker
 from runtime.clock_skew import ClockSkew
 from runtime.damaged_files import damage_reporter
 from runtime.kafka import KafkaConnection
@@ -413,7 +414,7 @@ class _Service:
 
     def _shortages(self) -> dict[str, Shortage]:
         """Return the lost records of the broadcast topics, by topic."""
-        kept_ends = self._worker.known_broadcast_ends
+        kept_ends = self._worker.loader.known_broadcast_ends
         found = {
             topic: find_shortage(topic, log, kept_ends.get(topic, 0))
             for topic, log in self._broadcast_logs.items()
@@ -453,7 +454,7 @@ class _Service:
             "pending": self._progress.pending,
             "stalled_s": round(self._progress.stalled_s(monotonic()), 1),
             "unready": self._unready_reasons(),
-            "gaps": list(worker.gaps),
+            "gaps": list(worker.gap_reporter.gaps),
             "clock_skew_s": round(self._skew.seconds, 3),
         }
         return self._progress.is_healthy(monotonic()), figures
@@ -483,7 +484,7 @@ class _Service:
 
     def _set_job_topics(self, counts: dict[str, int]) -> None:
         start, _, end = JOBS.name.partition("{site}")
-        self._worker.job_topics |= {
+        self._worker.loader.job_topics |= {
             name: count
             for name, count in counts.items()
             if name.startswith(start) and name.endswith(end)

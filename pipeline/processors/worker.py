@@ -29,156 +29,57 @@ Invariant: an offset is committed only after all that follows from the records b
 confirmed. A crash at any step repeats work, with the same job ids, and loses none. Rows that this
 worker writes after a row with a higher epoch are void (`rows`): the partition is dropped from
 memory, and its records are read again, by another owner or by this one with a new epoch.
-
-An unreadable row costs one Mac or one job at most: the last readable row of its key in the
-changelog is loaded, if compaction has left one, and written again; the row becomes a dead letter.
 """
 
 import asyncio
-import gc
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from time import monotonic
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
-from aiokafka.structs import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
 
 from pipeline.metrics import Metrics
 from pipeline.processors import rows
 from pipeline.processors.batch_consumer import Batches, Group
-from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
-from pipeline.processors.confirmed_producer import ConfirmedProducer, OwnershipLost, Row
+from pipeline.processors.broadcast import BroadcastState
+from pipeline.processors.confirmed_producer import ConfirmedProducer, OwnershipLost
 from pipeline.processors.dead_letter_limit import DeadLetterLimit
-from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard
+from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
-from pipeline.processors.recovery import OffsetReader, Recovery, Stores
+from pipeline.processors.gap_reporter import GapReporter
+from pipeline.processors.owned_partition import (
+    BROADCAST_PARTITIONS,
+    OwnedPartition,
+    changelog_of,
+)
+from pipeline.processors.partition_loader import LogOffsets, PartitionLoader, read_offsets
+from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
-from pipeline.processors.shard_output import ConsumedRecord, Counters, ShardOutput
+from pipeline.processors.shard_output import Counters, ShardOutput
 from runtime.logs import Log
-from runtime.offset_gaps import OffsetGap, find_gap
+from runtime.offset_gaps import OffsetGap
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
-from schemas.dead_letters import DeadLetterCode, Problem
-from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
+from schemas.topics import DISPATCH
 
 _RECORDS_PER_STEP: Final = 500
 _POLL_TIMEOUT_S: Final = 0.1
-_ROWS_PER_STEP: Final = 500
 _MAX_UNSAVED_ROWS: Final = 5_000
 _MAX_UNSAVED_S: Final = 10.0
-# More unreadable rows of a partition, and a larger share of them, were written by another version,
-# or before partitions were added: a person must choose what happens to the state.
-_MAX_UNREADABLE_ROWS: Final = 3
-_MAX_UNREADABLE_RATIO: Final = 0.1
-_MAX_REPORTED_ROWS: Final = 10
-_MAX_KEPT_GAPS: Final = 20
 
 Clock = Callable[[], datetime]
-
-
-class Shard(Protocol):
-    """The state and decisions of one partition, as the worker uses them."""
-
-    epoch: int
-    # By topic, the offset after the last broadcast record by which all Macs are decided.
-    broadcast_offsets: dict[str, int]
-
-    def load(self, key: bytes, raw: bytes, /) -> None:
-        """Put one row of the changelog in memory. Raises InvalidRow if it cannot be decoded."""
-
-    def begin(self, now: datetime, /) -> None:
-        """Complete the loaded state: counts, queues and timers. Called once, after the last row."""
-
-    def replace_row(
-        self, key: bytes, raw: bytes, reason: Problem, origin: str, now: datetime, /
-    ) -> None:
-        """Write what is in memory under this key, or delete the row; add a dead letter of `raw`.
-
-        `origin` is the record's `topic/partition/offset`.
-        """
-
-    def finish_catch_up(self) -> None:
-        """Let `tick` do work that depends on the backlog, now that all of the backlog is folded."""
-
-    def process_records(self, topic: str, records: "list[ConsumedRecord]", now: datetime, /) -> int:
-        """Fold records of one topic; return the number of dead letters that this made."""
-
-    def tick(self, now: datetime, /) -> bool:
-        """Do a limited piece of due work; return True if more of it is due now."""
-
-    def is_behind(self, now: datetime, /) -> bool:
-        """Return True if work is due now; sweeps do not count."""
-
-    def collect(self) -> ShardOutput:
-        """Return the output since the last call; the caller makes it durable."""
-
-
-class _UnreadableRow(NamedTuple):
-    raw: bytes
-    detail: str
-
-
-class _LogOffsets(NamedTuple):
-    """Offsets of input and broadcast partitions when a recovery begins."""
-
-    begins: Mapping[TopicPartition, int]
-    ends: Mapping[TopicPartition, int]
-    committed: Mapping[TopicPartition, OffsetAndMetadata]
-
-
-@dataclass(slots=True)
-class OwnedPartition:
-    """A partition that this worker owns.
-
-    `epoch_row` is the last one that this worker made, and `input_offsets` has, by topic, the offset
-    after the last folded record. `changelog_end` is the end of its changelog after this worker's
-    last write; None if another worker may have written since, so that the state in memory may be
-    incomplete. `backlog` has the end offset of each input that is not folded up to its end at the
-    time of the recovery. `unsaved` rows are confirmed by Kafka and not yet in the local store.
-    """
-
-    changelog: TopicPartition
-    shard: Shard
-    epoch_row: rows.EpochRow
-    input_offsets: dict[str, int]
-    changelog_end: int | None
-    backlog: dict[TP, int]
-    is_ready: bool = False
-    unsaved: dict[bytes, bytes | None] = field(default_factory=dict)
-    saved_at: float = 0.0
-
-
-_BROADCAST_PARTITIONS: Final = tuple(TP(topic.name, 0) for topic in BROADCAST_TOPICS)
-_DEVICE_NAMES: Final = frozenset(topic.name for topic in DEVICE_TOPICS)
-
-
-def inputs_of(changelog: TopicPartition) -> list[TP]:
-    """Return the input partitions whose state is in this changelog partition.
-
-    The numbers of the partitions are equal.
-    """
-    topics = DEVICE_TOPICS if changelog.topic == STATE.name else (DISPATCH,)
-    return [TP(topic.name, changelog.partition) for topic in topics]
-
-
-def changelog_of(topic: str, partition: int) -> TopicPartition:
-    """Return the changelog partition with the state of an input partition, of equal number."""
-    name = STATE.name if topic in _DEVICE_NAMES else DISPATCH_STATE.name
-    return TopicPartition(name, partition)
 
 
 class Worker:
     """The partitions of one worker process.
 
-    `job_topics` maps existing job topics to their numbers of partitions; the service updates it.
-    `rounds` counts the rounds that did something. `gaps` describes the last lost records and moved
-    offsets. `known_broadcast_ends` has, by topic, the highest offset in an epoch row that was read.
+    `rounds` counts the rounds that did something. `loader` recovers partitions; `gap_reporter` has
+    the last lost records and moved offsets.
     """
 
     def __init__(
@@ -194,10 +95,18 @@ class Worker:
         log: Log,
     ) -> None:
         self.partitions: dict[TopicPartition, OwnedPartition] = {}
-        self.job_topics: dict[str, int] = {}
         self.rounds = 0
-        self.gaps: deque[str] = deque(maxlen=_MAX_KEPT_GAPS)
-        self.known_broadcast_ends: dict[str, int] = {}
+        self.gap_reporter = GapReporter(metrics, log)
+        self.loader = PartitionLoader(
+            broadcast,
+            config,
+            producer,
+            stores,
+            recovery,
+            self.gap_reporter,
+            clock=clock,
+            log=log,
+        )
         self._broadcast = broadcast
         self._config = config
         self._producer = producer
@@ -273,7 +182,7 @@ class Worker:
         then recovers the partitions that are not ready yet.
         """
         left = dict(offsets_in_memory)
-        offsets: _LogOffsets | None = None
+        offsets: LogOffsets | None = None
         backoff = Backoff(BROKER)
         while left:
             try:
@@ -283,11 +192,11 @@ class Worker:
                 ):
                     # Read before the first partition is ready: this worker commits from then on.
                     if offsets is None:
-                        offsets = await _read_offsets(reader, left)
+                        offsets = await read_offsets(reader, left)
                     async for changelog, unchanged in caught_up:
                         if not unchanged:
                             self._release(changelog)
-                            self.partitions[changelog] = await self._restore(
+                            self.partitions[changelog] = await self.loader.restore(
                                 changelog, reader, offsets
                             )
                         self.partitions[changelog].is_ready = True
@@ -302,172 +211,6 @@ class Worker:
             "cannot read Kafka during a recovery, trying again", **{key.DETAIL: repr(error)}
         )
 
-    async def _restore(
-        self, changelog: TopicPartition, reader: OffsetReader, offsets: _LogOffsets
-    ) -> OwnedPartition:
-        """Return the partition with its state in memory; not ready yet, all inputs in `backlog`.
-
-        Writes the epoch row of this owner first. A store that fails is replaced, read from Kafka
-        again and loaded again. Raises KafkaError if Kafka cannot be read, InvalidRow as `_load`.
-        """
-        while True:
-            try:
-                shard, epoch_row = await self._load(changelog, offsets)
-                break
-            except (OSError, sqlite3.Error) as error:
-                self._stores.replace(changelog, error)
-                async for _ in self._recovery.catch_up({changelog: None}):
-                    pass
-        # Fetched after the epoch row: the backlog includes all that former owners published before.
-        ends = await reader.ends(_sources_of(changelog))
-        return OwnedPartition(
-            changelog,
-            shard,
-            epoch_row,
-            dict(epoch_row.input_offsets),
-            self._stores.get(changelog).next_offset,
-            backlog={TP(*tp): end for tp, end in ends.items()},
-        )
-
-    async def _load(
-        self, changelog: TopicPartition, offsets: _LogOffsets
-    ) -> tuple[Shard, rows.EpochRow]:
-        """Write the epoch row of this owner, and return it and a shard with all other rows.
-
-        Raises OSError or sqlite3.Error if the store fails, KafkaError if Kafka does, and InvalidRow
-        if the changelog was written before release 0.1.0 or too many rows are unreadable.
-        """
-        unreadable: dict[bytes, _UnreadableRow] = {}
-        epoch_row = await self._write_epoch_row(changelog, unreadable, offsets)
-        shard = self._new_shard(changelog)
-        number = 0
-        with _without_gc():
-            for number, (name, raw) in enumerate(self._stores.get(changelog).all(), 1):
-                try:
-                    rows.check_key(name)
-                    shard.load(name, raw)
-                except rows.InvalidRow as error:
-                    unreadable[name] = _UnreadableRow(raw, str(error))
-                if number % _ROWS_PER_STEP == 0:
-                    await asyncio.sleep(0)
-            if len(unreadable) > max(_MAX_UNREADABLE_ROWS, _MAX_UNREADABLE_RATIO * number):
-                detail = next(iter(unreadable.values())).detail
-                raise rows.InvalidRow(
-                    f"{changelog.topic}/{changelog.partition}: {len(unreadable)} of {number} rows"
-                    f" are unreadable, the first one: {detail}"
-                )
-            origins = await self._load_earlier_rows(changelog, shard, unreadable)
-            shard.epoch = epoch_row.epoch
-            shard.begin(self._clock())
-        for name, row in unreadable.items():
-            reason = Problem(DeadLetterCode.UNREADABLE, f"key {name!r}: {row.detail}")
-            shard.replace_row(name, row.raw, reason, origins[name], self._clock())
-        return shard, epoch_row
-
-    async def _write_epoch_row(
-        self,
-        changelog: TopicPartition,
-        unreadable: "dict[bytes, _UnreadableRow]",
-        offsets: _LogOffsets,
-    ) -> rows.EpochRow:
-        """Write the epoch row of this owner to changelog and store; return it.
-
-        Its offsets are those from which this owner continues; records that are lost before them are
-        reported.
-
-        An unreadable epoch row is added to `unreadable`: all Macs are then decided again by all
-        broadcast records. Raises as `_load`.
-        """
-        store = self._stores.get(changelog)
-        raw = store.get(rows.EPOCH_KEY)
-        if raw is None and store.get(rows.PRE_RELEASE_EPOCH_KEY) is not None:
-            try:
-                rows.check_key(rows.PRE_RELEASE_EPOCH_KEY)
-            except rows.InvalidRow as error:
-                name = f"{changelog.topic}/{changelog.partition}"
-                raise rows.InvalidRow(f"{name}: {error}") from error
-        try:
-            last = rows.EpochRow.decode(raw)
-        except rows.InvalidRow as error:
-            last = rows.EpochRow()
-            unreadable[rows.EPOCH_KEY] = _UnreadableRow(raw or b"", str(error))
-        # The epoch row is written before the rows are loaded: rows that a former owner writes after
-        # it are void; rows before it count, and are read. The epoch row can be lost, or a row can
-        # have a higher epoch: rows of an owner that counts on from the epoch row would be void.
-        if last.epoch < store.epoch:
-            self._report_rows_above(
-                changelog, await self._recovery.rows_above(changelog, last.epoch)
-            )
-        last = replace(
-            last,
-            broadcast_offsets=self._check_broadcasts(last, offsets),
-            input_offsets=self._check_inputs(changelog, last, offsets),
-        )
-        while True:
-            last = last.next_epoch(self._stores.get(changelog).epoch)
-            epoch_rows: list[Row] = [(rows.EPOCH_KEY, last.to_row())]
-            ends = await self._producer.write({changelog: epoch_rows}, _never)
-            store = self._stores.get(changelog)
-            if ends[changelog] == store.next_offset:
-                store.put_rows(dict(epoch_rows), ends[changelog] + 1, last.epoch)
-                return last
-            async for _ in self._recovery.catch_up({changelog: None}):
-                pass
-            if self._stores.get(changelog).epoch == last.epoch:
-                return last
-            # A row with a higher epoch came before the new epoch row.
-
-    def _report_rows_above(
-        self, changelog: TopicPartition, found: Sequence[tuple[int, bytes]]
-    ) -> None:
-        """Log the first rows with a higher epoch than the owner of their partition."""
-        for offset, name in found[:_MAX_REPORTED_ROWS]:
-            self._log.error(
-                "row with a higher epoch than its owner: which program wrote it?",
-                **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition},
-                **{key.OFFSET: offset, key.KEY: repr(name)},
-            )
-
-    def _check_broadcasts(self, last: rows.EpochRow, offsets: _LogOffsets) -> dict[str, int]:
-        """Return the offsets of broadcast topics from which this owner decides; report a gap.
-
-        It is 0 for a topic that ends before the offset in the epoch row: the topic was created
-        again, and its records are new. While it has none, the offset is kept.
-        """
-        checked = {}
-        for topic, offset in last.broadcast_offsets.items():
-            known = self.known_broadcast_ends.get(topic, 0)
-            self.known_broadcast_ends[topic] = max(known, offset)
-            end = offsets.ends.get(TopicPartition(topic, 0), offset)
-            is_cut = 0 < end < offset
-            checked[topic] = 0 if is_cut else offset
-            if is_cut and known < offset:
-                self._report_gap(TP(topic, 0), OffsetGap(offset, 0, offset - end, is_cut=True))
-        return checked
-
-    def _check_inputs(
-        self, changelog: TopicPartition, last: rows.EpochRow, offsets: _LogOffsets
-    ) -> dict[str, int]:
-        """Return the offsets of input topics from which this owner folds; report every gap."""
-        checked = dict(last.input_offsets)
-        for tp in inputs_of(changelog):
-            partition = TopicPartition(*tp)
-            committed = offsets.committed.get(partition)
-            gap = find_gap(
-                kept=last.input_offsets.get(tp.topic),
-                committed=None if committed is None else committed.offset,
-                metadata="" if committed is None else committed.metadata,
-                begin=offsets.begins[partition],
-                end=offsets.ends[partition],
-            )
-            if gap is not None:
-                checked[tp.topic] = gap.start
-                self._report_gap(tp, gap)
-            elif tp.topic not in checked:
-                start = offsets.begins[partition] if committed is None else committed.offset
-                checked[tp.topic] = start
-        return checked
-
     def report_deleted(self, tp: TP, begin: int) -> None:
         """Report it if records before `begin`, all of which are deleted, were not folded."""
         owned = self.partitions.get(changelog_of(*tp))
@@ -475,56 +218,7 @@ class Worker:
             expected = owned.input_offsets.get(tp.topic, begin)
             owned.input_offsets[tp.topic] = max(expected, begin)
             if begin > expected:
-                self._report_gap(tp, OffsetGap(expected, begin, begin - expected))
-
-    def _report_gap(self, tp: TP, gap: OffsetGap) -> None:
-        """Log and count the lost records or moved offsets of an input partition."""
-        where = f"expected offset {gap.expected}, continues at {gap.start}"
-        fields = {key.TOPIC: tp.topic, key.PARTITION: tp.partition, key.DETAIL: where}
-        messages = []
-        if gap.is_cut:
-            messages.append("topic ends before the offset of the state: was it created again?")
-        if gap.is_moved:
-            messages.append("committed offset was moved by another program")
-            self._metrics.count_moved_offset(tp.topic)
-        if gap.lost:
-            messages.append("records lost: they were deleted or skipped")
-            self._metrics.count_lost_records(tp.topic, gap.lost)
-        for message in messages:
-            self._log.error(message, **fields, **{key.COUNT: gap.lost})
-            self.gaps.append(f"{tp.topic}/{tp.partition}: {message}; {where}; lost {gap.lost}")
-
-    async def _load_earlier_rows(
-        self,
-        changelog: TopicPartition,
-        shard: Shard,
-        unreadable: "Mapping[bytes, _UnreadableRow]",
-    ) -> dict[bytes, str]:
-        """Load the last readable row of each of these keys from the changelog, if one is left.
-
-        Logs each unreadable row. Returns its `topic/partition/offset` by key. Raises KafkaError.
-        """
-        if not unreadable:
-            return {}
-        history = await self._recovery.history_of(changelog, unreadable)
-        origins = {}
-        for name, row in unreadable.items():
-            offset = max((at for at, raw in history[name] if raw == row.raw), default=-1)
-            origins[name] = f"{changelog.topic}/{changelog.partition}/{offset}"
-            is_replaced = name != rows.EPOCH_KEY and _load_newest(shard, name, history[name])
-            self._log.error(
-                "unreadable row replaced by an earlier one"
-                if is_replaced
-                else "unreadable row deleted: see its dead letter",
-                **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition},
-                **{key.OFFSET: offset, key.KEY: repr(name), key.DETAIL: row.detail},
-            )
-        return origins
-
-    def _new_shard(self, changelog: TopicPartition) -> Shard:
-        if changelog.topic == STATE.name:
-            return DeviceShard(changelog.partition, self._broadcast, self._config)
-        return DispatchShard(changelog.partition, self._broadcast, self._config, self.job_topics)
+                self.gap_reporter.report(tp, OffsetGap(expected, begin, begin - expected))
 
     def _release(self, changelog: TopicPartition) -> None:
         owned = self.partitions.pop(changelog, None)
@@ -604,7 +298,7 @@ class Worker:
         `done` has the next offset of each input partition in `batches`.
         """
         for tp, end in list(owned.backlog.items()):
-            if tp in _BROADCAST_PARTITIONS:
+            if tp in BROADCAST_PARTITIONS:
                 offset = self._broadcast.next_offsets[tp.topic]
             else:
                 offset = done[tp] if tp in batches else await group.position(tp)
@@ -721,7 +415,7 @@ class Worker:
                 await backoff.sleep()
         # Its memory includes its void rows: recovery reads the changelog and the records again.
         self.partitions.pop(owned.changelog, None)
-        self._report_rows_above(owned.changelog, found)
+        self.loader.report_rows_above(owned.changelog, found)
         self._log.warning("partitions lost", **{key.COUNT: 1})
 
     def _save_snapshot(self, owned: OwnedPartition) -> None:
@@ -792,21 +486,6 @@ class Worker:
         return [shard for shard in shards if isinstance(shard, DeviceShard)]
 
 
-async def _read_offsets(
-    reader: OffsetReader, changelogs: Collection[TopicPartition]
-) -> _LogOffsets:
-    """Return the offsets of all inputs of these changelog partitions, and of broadcast topics."""
-    sources = list(dict.fromkeys(one for each in changelogs for one in _sources_of(each)))
-    return _LogOffsets(
-        await reader.begins(sources), await reader.ends(sources), await reader.committed()
-    )
-
-
-def _sources_of(changelog: TopicPartition) -> list[TopicPartition]:
-    """Return the partitions whose records make the state in this changelog partition."""
-    return [TopicPartition(*tp) for tp in (*inputs_of(changelog), *_BROADCAST_PARTITIONS)]
-
-
 def _collect(owned: OwnedPartition) -> ShardOutput:
     """Return the output of a partition, with the epoch row if anything in the state changed."""
     output = owned.shard.collect()
@@ -817,43 +496,3 @@ def _collect(owned: OwnedPartition) -> ShardOutput:
         )
         output.rows[rows.EPOCH_KEY] = owned.epoch_row.to_row()
     return output
-
-
-def _load_newest(shard: Shard, name: bytes, history: list[tuple[int, bytes | None]]) -> bool:
-    """Load the newest row of a key that can be loaded: of the highest epoch, then the last one.
-
-    Returns False if there is none.
-    """
-    candidates = []
-    for offset, raw in history:
-        with suppress(rows.InvalidRow):
-            if raw is not None:
-                candidates.append((rows.epoch_of(raw), offset, raw))
-    for _, _, raw in sorted(candidates, reverse=True):
-        with suppress(rows.InvalidRow):
-            rows.check_key(name)
-            shard.load(name, raw)
-            return True
-    return False
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """Run the block without garbage collection, and exclude all objects at its end from later ones.
-
-    These are all objects of the process; if the block raises, none is excluded.
-    The state is millions of objects without a reference cycle; reference counting frees them.
-    Collections would take a sixth of the time of loading, and half a second each later.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _never() -> bool:
-    return False

@@ -105,7 +105,7 @@ def test_records_deleted_before_they_were_read(kept: int, brokers: Brokers, tmp_
     run.live()
     assert (run.lost(), run.moved()) == (count, 0)
     assert run.messages() == [("records lost", INVENTORY.name, count)]
-    assert len(run.worker.worker.gaps) == 1
+    assert len(run.worker.worker.gap_reporter.gaps) == 1
     again = Run(brokers, tmp_path / "third")
     again.live()
     assert again.lost() == 0
@@ -120,7 +120,7 @@ def test_records_deleted_under_a_worker(brokers: Brokers, tmp_path: Path) -> Non
 
     run.live(delete)
     assert run.lost() == len(OF_ZERO) - 1
-    assert run.worker.worker.gaps
+    assert run.worker.worker.gap_reporter.gaps
 
 
 def test_dispatch_records_deleted_before_they_were_read(brokers: Brokers, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_clean_stop_crash_and_state_of_an_earlier_version_are_no_gaps(
     run = Run(brokers, tmp_path / "second")
     run.live()
     assert not run.messages()
-    assert not run.worker.worker.gaps
+    assert not run.worker.worker.gap_reporter.gaps
 
 
 @pytest.mark.parametrize("topic", [ADVISORIES.name, CONTROL.name])
@@ -204,7 +204,7 @@ def test_broadcast_topic_created_again_is_decided_by_from_its_beginning(
     brokers.of(topic).clear()
     empty = Run(brokers, tmp_path / "empty")
     empty.live()
-    assert empty.worker.worker.known_broadcast_ends[topic] == len(kept)
+    assert empty.worker.worker.loader.known_broadcast_ends[topic] == len(kept)
     brokers.append(topic, 0, *kept[0][1:])
     run = Run(brokers, tmp_path / "third")
     run.live(lambda: brokers.send([factories.release("26.3")], topic_of))

@@ -25,10 +25,11 @@ from pipeline.processors.app import SUBSCRIBED
 from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
 from pipeline.processors.confirmed_producer import Row
 from pipeline.processors.device_shard import DEVICE_TOPICS
+from pipeline.processors.owned_partition import changelog_of
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import OutgoingRecord
-from pipeline.processors.worker import Worker, changelog_of
+from pipeline.processors.worker import Worker
 from runtime.kafka import KafkaConnection
 from runtime.offset_gaps import COMMIT_METADATA
 from schemas.decisions import DecisionRecord
@@ -250,7 +251,7 @@ class MemoryWorker:
             metrics=self.metrics,
             log=self.log,
         )
-        self.worker.job_topics |= JOB_TOPICS
+        self.worker.loader.job_topics |= JOB_TOPICS
         self.positions: dict[TP, int] = {}
 
     async def begin(self) -> None:
