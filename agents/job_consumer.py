@@ -357,8 +357,11 @@ class JobConsumer(threading.Thread):
         return committed if is_own and gap is None else begin
 
     def _report_gap(self, message: str, topic_partition: TopicPartition, count: int) -> None:
-        place = {key.TOPIC: topic_partition.topic, key.PARTITION: topic_partition.partition}
-        self._log.error(message, **place, **{key.COUNT: count})
+        partition_keys = {
+            key.TOPIC: topic_partition.topic,
+            key.PARTITION: topic_partition.partition,
+        }
+        self._log.error(message, **partition_keys, **{key.COUNT: count})
 
     def _apply_backpressure(self) -> None:
         """Pause each partition with a full queue, and all of them while this process drains.

@@ -81,11 +81,11 @@ class GatedNeed(msgspec.Struct, frozen=True):
 
         None if neither is known: then only an event can change the need.
         """
-        opens, ripens_us = opens_by_itself_at(self.closed), self.candidate.need.newer_matures_us
-        if ripens_us is None:
+        opens, matures_us = opens_by_itself_at(self.closed), self.candidate.need.newer_matures_us
+        if matures_us is None:
             return opens
-        ripens = from_us(ripens_us)
-        return ripens if opens is None else min(opens, ripens)
+        matures_at = from_us(matures_us)
+        return matures_at if opens is None else min(opens, matures_at)
 
 
 class Evaluation(msgspec.Struct, frozen=True):

@@ -83,16 +83,16 @@ class Candidate(msgspec.Struct, frozen=True):
     """A need with its method, exposure, deadline and job id, as the gates read it.
 
     `deadline_us` is in us since 1970, and None for a need that does not wait for windows or a Mac
-    without a missing release. `past` is True from the deadline on. `generation` is the number of
-    the job among all jobs for this intent, from 0. `running` is the release on the Mac; None if its
-    version is unknown.
+    without a missing release. `is_past_deadline` is True from then on. `generation` is the number
+    of the job among all jobs for this intent, from 0. `running` is the release on the Mac; None if
+    its version is unknown.
     """
 
     need: Need
     choice: Choice
     exposed: Exposure
     deadline_us: int | None
-    past: bool
+    is_past_deadline: bool
     job_id: str
     generation: int
     running: Target | None = None
@@ -311,7 +311,7 @@ def _confirmed(s: Situation, c: Candidate) -> GateResult:
 
 def _deferral(s: Situation, c: Candidate) -> GateResult:
     release, opens_us = c.need.release, c.need.opens_us
-    matures_us = None if c.past else c.need.matures_us
+    matures_us = None if c.is_past_deadline else c.need.matures_us
     if matures_us is not None and c.deadline_us is not None:
         matures_us = min(matures_us, c.deadline_us)
     if release is not None and opens_us is not None and s.now_us < opens_us:
@@ -383,7 +383,7 @@ def _approval(s: Situation, c: Candidate) -> GateResult:
 def _window(s: Situation, c: Candidate) -> GateResult:
     if not c.need.timed or s.site is None or s.site_name is None:
         return _passed("window")
-    if c.past:
+    if c.is_past_deadline:
         return GateResult("window", detail="past its deadline")
     next_at = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
     if next_at is None:

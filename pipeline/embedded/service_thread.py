@@ -45,7 +45,7 @@ class UnavailableError(Exception):
     """The service is not open, or its queue is full; the sender may try again later."""
 
 
-class BusyError(UnavailableError):
+class QueueFullError(UnavailableError):
     """The queue is full."""
 
 
@@ -169,7 +169,7 @@ class ServiceThread:
         """Return a future that gets the request's response once its input is durable.
 
         Raises UnavailableError if the service is not open, NoRoomError if the volume is full,
-        BusyError if the queue is full. The future gets the exception of the request itself, or
+        QueueFullError if the queue is full. The future gets the exception of the request itself, or
         UnavailableError if the input is not durable.
         """
         if self.ready and (shortage := self._space.shortage()) is not None:
@@ -179,7 +179,7 @@ class ServiceThread:
     def ask(self, request: ReadRequest) -> "Future[Any]":
         """Return a future that gets the result of a read request, or its exception.
 
-        Raises UnavailableError if the service is not open, BusyError if the queue is full. The
+        Raises UnavailableError if the service is not open, QueueFullError if the queue is full. The
         future gets UnavailableError if the service fails before the request is served.
         """
         return self._enqueue(_QueuedRequest(None, request, Future()))
@@ -190,7 +190,7 @@ class ServiceThread:
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
-            raise BusyError from None
+            raise QueueFullError from None
         return waiting.future
 
     def _wake(self) -> None:

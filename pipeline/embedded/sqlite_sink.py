@@ -11,8 +11,8 @@ from pipeline.embedded import write_requests
 from pipeline.embedded.service import Service
 from pipeline.embedded.service_thread import (
     AcceptedInput,
-    BusyError,
     NoRoomError,
+    QueueFullError,
     ReadRequest,
     ServiceThread,
     UnavailableError,
@@ -85,7 +85,7 @@ def _sink_errors() -> Iterator[None]:
     """Raise NotDurableError in place of the errors of a service thread."""
     try:
         yield
-    except BusyError:
+    except QueueFullError:
         raise NotDurableError(Obstacle.BUSY, BUSY_DETAIL) from None
     except NoRoomError as error:
         raise NotDurableError(Obstacle.NO_ROOM, str(error)) from None

@@ -101,8 +101,8 @@ def admit_events(
         if not isinstance(admitted, Problem):
             found.append(admitted)
         elif len(problems) < _MAX_ERRORS:
-            place = where + admitted.where.removeprefix("$")
-            problems.append(EventProblem(place, admitted.code.value, admitted.detail))
+            location = where + admitted.where.removeprefix("$")
+            problems.append(EventProblem(location, admitted.code.value, admitted.detail))
             raw = encode(event)
             refused.append(
                 make_dead_letter(

@@ -329,7 +329,7 @@ def _read_all(
         except PayloadError as error:
             feed.add_dead_letter(error, node)
     if len(nodes) > MAX_LISTED:
-        beyond = Node([place.value for place in nodes[MAX_LISTED:]], nodes[MAX_LISTED].where)
+        beyond = Node([node.value for node in nodes[MAX_LISTED:]], nodes[MAX_LISTED].where)
         feed.add_dead_letter(
             beyond.error(f"more than {MAX_LISTED} items", DeadLetterCode.BAD_VALUE), beyond
         )

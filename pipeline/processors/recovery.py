@@ -369,14 +369,18 @@ class Recovery:
             changes, records[-1].offset + 1
         )
         self.moved_at = monotonic()
-        place = {key.TOPIC: changelog.topic, key.PARTITION: changelog.partition}
+        partition_keys = {key.TOPIC: changelog.topic, key.PARTITION: changelog.partition}
         for index in unreadable:
             record = keyed[index]
             self._log.warning(
-                "unreadable row", **place, **{key.OFFSET: record.offset, key.KEY: repr(record.key)}
+                "unreadable row",
+                **partition_keys,
+                **{key.OFFSET: record.offset, key.KEY: repr(record.key)},
             )
         if void:
-            self._log.warning("rows of an earlier epoch ignored", **place, **{key.COUNT: void})
+            self._log.warning(
+                "rows of an earlier epoch ignored", **partition_keys, **{key.COUNT: void}
+            )
 
 
 def _name_of(changelog: TopicPartition) -> str:

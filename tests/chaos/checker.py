@@ -162,10 +162,10 @@ def _event_of(webhook: Input) -> str:
 
 def _unprocessed_partitions(evidence: Evidence) -> Iterator[Fault]:
     """Yield a fault for each partition that its consumer group has not processed to the end."""
-    for place, end in _ends(evidence).items():
-        left = end - evidence.committed.get(place, 0)
-        if left > 0 and (place.topic in _CONSUMED_TOPICS or place.topic.startswith(_JOBS)):
-            what = f"{place.topic}/{place.partition}: {left} records not processed"
+    for partition, end in _ends(evidence).items():
+        left = end - evidence.committed.get(partition, 0)
+        if left > 0 and (partition.topic in _CONSUMED_TOPICS or partition.topic.startswith(_JOBS)):
+            what = f"{partition.topic}/{partition.partition}: {left} records not processed"
             yield Fault(Kind.MISSING, what)
 
 

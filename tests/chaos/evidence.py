@@ -115,9 +115,9 @@ def read_topics(connection: KafkaConnection, names: Iterable[str]) -> dict[str, 
                     for one in some
                 ]
             left = {
-                place
-                for place in left
-                if (consumer.position(place, timeout_ms=_TIMEOUT_MS) or 0) < ends[place]
+                partition
+                for partition in left
+                if (consumer.position(partition, timeout_ms=_TIMEOUT_MS) or 0) < ends[partition]
             }
             consumer.pause(*(set(partitions) - left))
     return dict(records)

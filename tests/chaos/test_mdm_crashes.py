@@ -1,7 +1,7 @@
 """An executor over MDM, killed around every durable write and right after every order.
 
-The next life has the same journal, the same servers and the same Mac. The Mac's own log, which is
-the list of the commands that it got, decides.
+The next executor has the same journal, the same servers and the same Mac. The Mac's own log, which
+is the list of the commands that it got, decides.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def a_fleet() -> FakeMdm:
     return mdm
 
 
-class Life:
-    """The lives of one executor, and the Mac that goes on by itself."""
+class RestartedExecutor:
+    """An executor that is killed and started again, beside a Mac that continues to run."""
 
     def __init__(self, folder: Path, job: Job, *, keeps_answers: bool) -> None:
         self.folder, self.job = folder, job
@@ -84,14 +84,14 @@ class Life:
             self.mdm.send_status(MAC, {"StatusItems": report})
 
 
-def check(life: Life, method: str) -> None:
+def check(executor: RestartedExecutor, method: str) -> None:
     """Assert one order at the Mac, a good end, and nothing that is left of it."""
     withdrawals = 1 if method == "ddm" else 0
-    assert life.log.count(ORDERS[method]) == 1 + withdrawals, life.log
-    final = [one for one in life.outcomes if one not in ("accepted", "started", "progressed")]
-    assert {*final} == {"acted"}, life.outcomes
-    assert life.mdm.declaration_items(MAC) == {}
-    assert life.mdm.queues[MAC] == []
+    assert executor.log.count(ORDERS[method]) == 1 + withdrawals, executor.log
+    final = [one for one in executor.outcomes if one not in ("accepted", "started", "progressed")]
+    assert {*final} == {"acted"}, executor.outcomes
+    assert executor.mdm.declaration_items(MAC) == {}
+    assert executor.mdm.queues[MAC] == []
 
 
 @pytest.mark.slow
@@ -103,9 +103,9 @@ def test_executor_killed_at_any_moment_gives_its_order_once(
     whole = tmp_path / "whole"
     whole.mkdir()
     counted = CrashPoint()
-    life = Life(whole, JOBS[method], keeps_answers=keeps_answers)
-    life.run_until_killed(counted)
-    check(life, method)
+    executor = RestartedExecutor(whole, JOBS[method], keeps_answers=keeps_answers)
+    executor.run_until_killed(counted)
+    check(executor, method)
     assert {name.split(":")[0] for name in counted.moments} >= {
         "accept",
         "intend",
@@ -119,18 +119,18 @@ def test_executor_killed_at_any_moment_gives_its_order_once(
     for which in range(1, len(counted.moments) + 1):
         folder = tmp_path / str(which)
         folder.mkdir()
-        life = Life(folder, JOBS[method], keeps_answers=keeps_answers)
+        executor = RestartedExecutor(folder, JOBS[method], keeps_answers=keeps_answers)
         with pytest.raises(Crash):
-            life.run_until_killed(CrashPoint(which))
-        life.now += timedelta(seconds=90)
-        life.run_until_killed(lambda _: None)
-        check(life, method)
+            executor.run_until_killed(CrashPoint(which))
+        executor.now += timedelta(seconds=90)
+        executor.run_until_killed(lambda _: None)
+        check(executor, method)
 
 
 @pytest.mark.parametrize("method", JOBS)
 def test_no_file_has_a_secret(tmp_path: Path, method: str) -> None:
-    life = Life(tmp_path, JOBS[method], keeps_answers=True)
-    life.run_until_killed(lambda _: None)
+    executor = RestartedExecutor(tmp_path, JOBS[method], keeps_answers=True)
+    executor.run_until_killed(lambda _: None)
     files = [path for path in tmp_path.iterdir() if path.is_file()]
     assert len(files) >= 2
     for path in files:

@@ -81,7 +81,7 @@ class KafkaForm:
         self._clock = clock
         self._quiescence = quiescence
         self._producer = KafkaProducer(**connection.producer_options())
-        self._moments = 0
+        self._samples = 0
 
     def close(self) -> None:
         """Close the connections."""
@@ -133,8 +133,8 @@ class KafkaForm:
 
     def sample(self, now: datetime) -> FleetSample:
         """Return exposure and open jobs by site; the topics are read at every 32nd call only."""
-        self._moments += 1
-        if self._moments % _READ_EVERY == 0:
+        self._samples += 1
+        if self._samples % _READ_EVERY == 0:
             self.reading.read_on()
         outcome = self.reading.outcome
         exposed = [one for one in outcome.latest.values() if one["cves"]]

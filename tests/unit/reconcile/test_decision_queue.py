@@ -12,7 +12,7 @@ from tests.factories import HOUR, NOW
 SECOND = timedelta(seconds=1)
 
 
-class World:
+class QueueOfThreeMacs:
     """A queue over the Macs A, B and C, and their last decisions."""
 
     def __init__(self, sweep_every: timedelta | None = None) -> None:
@@ -35,7 +35,7 @@ class World:
 
 
 def test_marks_keep_their_order_and_each_is_popped_once() -> None:
-    queue = World().queue
+    queue = QueueOfThreeMacs().queue
     queue.mark("B")
     queue.mark_site("london")
     queue.mark("A")
@@ -49,110 +49,110 @@ def test_marks_keep_their_order_and_each_is_popped_once() -> None:
 
 
 def test_batches_are_popped_one_after_another_each_by_udid() -> None:
-    world = World()
-    world.queue.add_batch(["C", "A"])
-    world.queue.add_batch(["B", "A"])
-    assert world.batched(0) == []
-    assert world.batched(3) == ["A", "C", "A"]
-    assert world.queue.has_due(NOW)
-    assert world.due(9) == ["B"]
-    assert not world.queue.has_due(NOW)
+    macs = QueueOfThreeMacs()
+    macs.queue.add_batch(["C", "A"])
+    macs.queue.add_batch(["B", "A"])
+    assert macs.batched(0) == []
+    assert macs.batched(3) == ["A", "C", "A"]
+    assert macs.queue.has_due(NOW)
+    assert macs.due(9) == ["B"]
+    assert not macs.queue.has_due(NOW)
 
 
 def test_offsets_are_in_the_changes_of_the_call_that_ends_their_batch() -> None:
-    world = World()
-    world.queue.add_batch(["A", "B"], {"advisories": 4})
-    world.queue.add_batch([], {"advisories": 3, "control": 9})
-    assert world.batched(1) == ["A"]
-    assert world.changes.offsets == {}
-    assert world.batched(1) == ["B"]
-    assert world.changes.offsets == {"advisories": 4}
-    assert world.batched(1) == []
-    assert world.changes.offsets == {"advisories": 4, "control": 9}
+    macs = QueueOfThreeMacs()
+    macs.queue.add_batch(["A", "B"], {"advisories": 4})
+    macs.queue.add_batch([], {"advisories": 3, "control": 9})
+    assert macs.batched(1) == ["A"]
+    assert macs.changes.offsets == {}
+    assert macs.batched(1) == ["B"]
+    assert macs.changes.offsets == {"advisories": 4}
+    assert macs.batched(1) == []
+    assert macs.changes.offsets == {"advisories": 4, "control": 9}
 
 
-def test_a_backlog_names_the_records_whose_rows_say_undecided() -> None:
+def test_a_backlog_names_the_records_whose_rows_are_undecided() -> None:
     """A marked key can be a record that belongs to another Mac: that Mac is decided."""
-    world = World()
+    macs = QueueOfThreeMacs()
     for key in ("serial:1", "B"):
-        world.queue.mark(key)
-    world.queue.mark_site("london")
+        macs.queue.mark(key)
+    macs.queue.mark_site("london")
     canonical = {"serial:1": "A"}
-    world.queue.queue_backlog(canonical.get, ["C"])
-    world.queue.add_batch(["B"])
-    assert all(map(world.queue.is_undecided, ["serial:1", "B"]))
-    assert world.batched(2) == ["A", "B"]
-    assert world.changes.devices == {"B": None}
-    assert world.queue.is_undecided("serial:1")
-    assert not world.queue.is_undecided("B")
-    assert world.batched(1) == ["C"]
-    assert list(world.changes.devices) == ["B", "serial:1"]
-    assert not world.queue.is_undecided("serial:1")
-    assert world.batched(9) == ["B"]
-    assert list(world.changes.devices) == ["B", "serial:1"]
+    macs.queue.queue_backlog(canonical.get, ["C"])
+    macs.queue.add_batch(["B"])
+    assert all(map(macs.queue.is_undecided, ["serial:1", "B"]))
+    assert macs.batched(2) == ["A", "B"]
+    assert macs.changes.devices == {"B": None}
+    assert macs.queue.is_undecided("serial:1")
+    assert not macs.queue.is_undecided("B")
+    assert macs.batched(1) == ["C"]
+    assert list(macs.changes.devices) == ["B", "serial:1"]
+    assert not macs.queue.is_undecided("serial:1")
+    assert macs.batched(9) == ["B"]
+    assert list(macs.changes.devices) == ["B", "serial:1"]
 
 
 def test_the_batch_of_a_broadcast_leaves_the_backlog_undecided() -> None:
-    world = World()
-    world.queue.add_batch(["A", "B"])
-    world.queue.mark("A")
-    world.queue.queue_backlog(lambda _: None, [])
-    assert world.batched(2) == ["A", "B"]
-    assert world.queue.is_undecided("A")
-    assert world.changes.devices == {}
-    assert world.batched(1) == ["A"]
-    assert world.changes.devices == {"A": None}
+    macs = QueueOfThreeMacs()
+    macs.queue.add_batch(["A", "B"])
+    macs.queue.mark("A")
+    macs.queue.queue_backlog(lambda _: None, [])
+    assert macs.batched(2) == ["A", "B"]
+    assert macs.queue.is_undecided("A")
+    assert macs.changes.devices == {}
+    assert macs.batched(1) == ["A"]
+    assert macs.changes.devices == {"A": None}
 
 
 def test_timers_are_due_at_their_times_and_void_after_another_decision() -> None:
-    world = World()
+    macs = QueueOfThreeMacs()
     for udid, seconds in (("C", 1), ("A", 2), ("B", 3)):
-        world.set_timer(udid, to_us(NOW + seconds * SECOND))
-    world.set_timer("A", to_us(NOW + 9 * SECOND))
-    assert world.queue.next_due_at(NOW) == NOW + SECOND
-    assert not world.queue.has_due(NOW)
-    assert world.due(9) == []
-    assert world.queue.has_due(NOW + SECOND)
-    assert world.due(1, at=3 * SECOND) == ["C"]
-    del world.last_decisions["B"]
-    assert world.queue.next_due_at(NOW) == NOW + 9 * SECOND
-    assert world.due(9, at=9 * SECOND) == ["A"]
-    assert world.queue.next_due_at(NOW) is None
+        macs.set_timer(udid, to_us(NOW + seconds * SECOND))
+    macs.set_timer("A", to_us(NOW + 9 * SECOND))
+    assert macs.queue.next_due_at(NOW) == NOW + SECOND
+    assert not macs.queue.has_due(NOW)
+    assert macs.due(9) == []
+    assert macs.queue.has_due(NOW + SECOND)
+    assert macs.due(1, at=3 * SECOND) == ["C"]
+    del macs.last_decisions["B"]
+    assert macs.queue.next_due_at(NOW) == NOW + 9 * SECOND
+    assert macs.due(9, at=9 * SECOND) == ["A"]
+    assert macs.queue.next_due_at(NOW) is None
 
 
 def test_a_past_timer_is_due_now() -> None:
-    world = World()
-    world.set_timer("A", to_us(NOW - HOUR))
-    assert world.queue.next_due_at(NOW) == NOW
+    macs = QueueOfThreeMacs()
+    macs.set_timer("A", to_us(NOW - HOUR))
+    assert macs.queue.next_due_at(NOW) == NOW
 
 
 def test_one_limit_holds_for_batches_timers_and_the_sweep() -> None:
-    world = World()
-    world.queue.add_batch(["B"])
-    world.set_timer("C", to_us(NOW))
-    world.queue.start_sweep(NOW)
-    assert world.due(2) == ["B", "C"]
-    assert world.due(2) == ["A", "B"]
-    assert world.queue.next_due_at(NOW) == NOW
-    assert world.due(2) == ["C"]
-    assert world.queue.next_due_at(NOW) is None
+    macs = QueueOfThreeMacs()
+    macs.queue.add_batch(["B"])
+    macs.set_timer("C", to_us(NOW))
+    macs.queue.start_sweep(NOW)
+    assert macs.due(2) == ["B", "C"]
+    assert macs.due(2) == ["A", "B"]
+    assert macs.queue.next_due_at(NOW) == NOW
+    assert macs.due(2) == ["C"]
+    assert macs.queue.next_due_at(NOW) is None
 
 
 def test_a_sweep_begins_at_its_time_and_again_after_the_interval() -> None:
-    world = World(sweep_every=HOUR)
-    assert world.queue.next_due_at(NOW) is None
-    world.queue.schedule_sweep(NOW + SECOND)
-    assert world.queue.next_due_at(NOW) == NOW + SECOND
-    assert world.due(9) == []
-    assert world.due(2, at=SECOND) == ["A", "B"]
-    world.macs.append("D")
-    assert world.due(9, at=SECOND) == ["C"], "a sweep has the Macs of its beginning"
-    assert world.queue.next_due_at(NOW + SECOND) == NOW + SECOND + HOUR
-    assert world.due(9, at=SECOND + HOUR) == ["A", "B", "C", "D"]
+    macs = QueueOfThreeMacs(sweep_every=HOUR)
+    assert macs.queue.next_due_at(NOW) is None
+    macs.queue.schedule_sweep(NOW + SECOND)
+    assert macs.queue.next_due_at(NOW) == NOW + SECOND
+    assert macs.due(9) == []
+    assert macs.due(2, at=SECOND) == ["A", "B"]
+    macs.macs.append("D")
+    assert macs.due(9, at=SECOND) == ["C"], "a sweep has the Macs of its beginning"
+    assert macs.queue.next_due_at(NOW + SECOND) == NOW + SECOND + HOUR
+    assert macs.due(9, at=SECOND + HOUR) == ["A", "B", "C", "D"]
 
 
 def test_without_an_interval_a_sweep_is_not_repeated() -> None:
-    world = World()
-    world.queue.start_sweep(NOW)
-    assert world.due(9) == ["A", "B", "C"]
-    assert world.queue.next_due_at(NOW + 100 * HOUR) is None
+    macs = QueueOfThreeMacs()
+    macs.queue.start_sweep(NOW)
+    assert macs.due(9) == ["A", "B", "C"]
+    assert macs.queue.next_due_at(NOW + 100 * HOUR) is None
