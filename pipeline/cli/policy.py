@@ -72,7 +72,7 @@ def compare_with_examples(
     if differing:
         fail_attention(f"{differing} of {total} examples differ")
     if not as_json:
-        emit(f"{total} examples: every decision is as expected")
+        emit(f"{total} example{'s' if total > 1 else ''}: every decision is as expected")
 
 
 @app.command()

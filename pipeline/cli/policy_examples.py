@@ -216,7 +216,11 @@ class _Run:
         found = translate(raw, origin=name, received_at=now, redactor=_REDACTOR)
         if not found.events:
             letters = found.dead_letters
-            reason = letters[0].detail if letters else "it has no macOS release"
+            reason = (
+                f"{letters[0].where} {letters[0].detail}".strip()
+                if letters
+                else "it has no release"
+            )
             self._problem(("catalogue", feed, number), f"cannot be read as {feed}: {reason}")
         return found.events
 

@@ -304,7 +304,7 @@ def _confirmed(s: Situation, c: Candidate) -> GateResult:
     return GateResult(
         "sure",
         Reason.AWAITING_CONTACT,
-        "heard of again: MDM has until then to hear of it too",
+        "back after an absence: MDM gets a day to reach it",
         from_us(confirmed_us),
     )
 

@@ -179,7 +179,7 @@ def _mdm_obstacle(s: Situation, need: Need) -> Obstacle:
     if not s.device.enrolled:
         return Reason.NOT_ENROLLED, "not known to be enrolled"
     if not need.mdm_usable or mdm_is_silent(s):
-        return Reason.NOT_ENROLLED, "its enrolment must be mended first"
+        return Reason.NOT_ENROLLED, "its enrollment must be renewed first"
     return None
 
 

@@ -90,7 +90,7 @@ def _reinstall_in_place(
         None if release is None else target_of(release),
         release,
         exclusive=not was_ineffective,
-        needs_person="a reinstall succeeded and did not mend it" if was_ineffective else "",
+        needs_person="a reinstall succeeded and did not correct it" if was_ineffective else "",
         evidence=evidence,
     )
 

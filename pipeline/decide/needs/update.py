@@ -204,9 +204,10 @@ def _upgrade_due_us(s: Situation, line: str, opens_us: int | None) -> int | None
     if that is later.
     """
     upgrades = s.policy.upgrades
-    first = _first_release(s, line)
-    if upgrades.deadline is None or line != upgrades.to or first is None:
+    if upgrades.deadline is None or line != upgrades.to:
         return None
+    first = _first_release(s, line)
+    assert first is not None  # the caller has a release of the line
     known_us = max(first.released_us, first.known_us)
     return max(known_us, opens_us or 0) + duration_us(upgrades.deadline)
 

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.policy import app
+from tests.factories.sofa import feed, line, release
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "examples" / "policy-examples.yaml"
@@ -158,6 +159,17 @@ def test_a_mac_that_the_events_do_not_have_is_an_error(
     code, lines = _lines(_write(tmp_path, text + "    expect: {decision: nothing}\n"))
     assert code == 2
     assert words in lines[0]
+
+
+def test_releases_come_from_the_document_of_a_feed(tmp_path: Path) -> None:
+    newest = release("26.2", Build="25C56", exploited=("CVE-2025-10001",))
+    (tmp_path / "sofa.json").write_bytes(feed(line("Tahoe 26", newest)))
+    catalogue = "catalogue: {sofa: [sofa.json]}\n"
+    text = SAME.replace(CATALOGUE, catalogue).replace("26.2", "26.1").replace("25C56", "25B78")
+    text = text.replace("2026-01-20", "2026-02-20").replace(
+        "decision: nothing", "decision: send, target: '26.2', severity: exploited"
+    )
+    assert _lines(_write(tmp_path, text)) == (0, ["1 example: every decision is as expected"])
 
 
 def test_an_invalid_policy_is_refused_with_its_lines(tmp_path: Path) -> None:
