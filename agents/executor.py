@@ -369,7 +369,7 @@ class Executor:
         withdraw_order = self._withdraw_order
         try:
             late = withdraw_order and withdraw_order(entry.job, entry.order_marker)
-        except Exception:  # noqa: BLE001 - whatever went wrong, the order may still be there
+        except Exception:  # noqa: BLE001 - after any error the order may still be there
             late = None
         if late is None:
             since = now - (entry.acted_at or entry.intent_at or now)

@@ -16,7 +16,7 @@ A partition without progress is refused (`agents.stalls`): another member gets i
 Invariant: a runner starts only after the coordinator has confirmed a commit for its partition, so
 the partition belonged to this member at that moment.
 
-The thread does nothing but talk to Kafka: a slow Mac cannot cost the membership in the group.
+The thread only talks to Kafka: a slow Mac cannot cost the membership in the group.
 """
 
 import threading

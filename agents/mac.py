@@ -56,7 +56,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """The reason for which a form cannot give the order of a job, whatever the Mac's state."""
+    """The reason for which a form cannot give the order of a job, in any state of the Mac."""
 
     error_code: ErrorCode
     detail: str

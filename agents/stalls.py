@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from runtime.retry import RetryPolicy
 
 # A partition whose last step failed, or without a runner, is stalled after the first time. A step
-# that goes on, such as a look at a slow Mac or the read of a long changelog, has the second one.
+# that continues, such as a look at a slow Mac or the read of a long changelog, has the second one.
 STALLED_AFTER_S: Final = 60.0
 STEP_LIMIT_S: Final = 300.0
 # Most causes end within minutes, and each change of the refused partitions costs a rebalance.
@@ -25,7 +25,7 @@ class Progress(NamedTuple):
     """Progress of a held partition: the time of the last one, and what prevents the next one.
 
     `worked_at` is in seconds of the clock of `StallMonitor.update`, 0 before the first progress.
-    `trouble` is empty while a step goes on.
+    `trouble` is empty while a step continues.
     """
 
     worked_at: float

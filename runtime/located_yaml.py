@@ -345,7 +345,7 @@ class _Reader:
             return None
 
     def _problem(self, event: Event, path: Path, message: str) -> None:
-        """Add a problem; the reading goes on."""
+        """Add a problem; the reading continues."""
         self.problems.append(Problem(*_location(event), path_text(path), message))
 
     def _stop(self, location: tuple[int, int], message: str) -> _Stop:

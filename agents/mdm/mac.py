@@ -215,7 +215,7 @@ class MdmMacs:
         return Enrollment(server, enrollment_id, facts)
 
     def has_open(self, udid: str, request_type: RequestType) -> bool:
-        """Return True if a command of this type waits for the Mac, of whatever order."""
+        """Return True if a command of this type waits for the Mac, of any order."""
         return any(
             sent.request_type is request_type and state.is_open
             for sent, state in self._answers.deliveries_to(udid, self._now())

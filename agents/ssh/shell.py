@@ -59,7 +59,7 @@ class MacShell:
         return parse_report(output.stdout)
 
     def begin(self, task: str, command: Command, *, until_end: bool = False) -> Output:
-        """Begin the command of a task unless it has begun before; it goes on without us.
+        """Begin the command of a task unless it has begun before; it continues without us.
 
         Waits some seconds for the begin, or with `until_end` for the end; neither is certain
         afterwards. Exit status 0: launchd runs it; another one: nothing was begun. Raises

@@ -153,7 +153,7 @@ class _Run:
                 )
             except OSError:
                 raise
-            except Exception as error:  # noqa: BLE001 - the handler's top: the next line goes on
+            except Exception as error:  # noqa: BLE001 - the handler's top: the next line continues
                 yield self._bug(error, lines.current, f"{origin}:{lines.read}")
             else:
                 return

@@ -56,7 +56,7 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options
     """Serve one fleet from one data directory, without Kafka.
 
     It takes webhooks, decides, and issues jobs. It can be killed at any moment: after a restart it
-    goes on, and no job is done twice. Secrets of senders come from the environment
+    continues, and no job is done twice. Secrets of senders come from the environment
     (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/embedded.md); without any, requests are refused.
     Keys are made at the first start.
     Without --config it is a dry run: no real Mac is touched.

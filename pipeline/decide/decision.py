@@ -55,7 +55,7 @@ from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
 from schemas.fast.models import construct_unchecked
 from schemas.jobs import Action
 
-# A report with nothing but telemetry can end a decision with one of these reasons.
+# A report that changes only telemetry can end a decision with one of these reasons.
 _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
 
 

@@ -11,7 +11,7 @@ gates pass; the reason of a hold is that of its first closed gate.
 
 Invariant: a closed gate without `until` opens only by an event, so its declaration must name every
 field that can open it. GATES declares for each reason the fields that the gate reads for it. If one
-of them is telemetry, a report with nothing but telemetry leads to a new decision
+of them is telemetry, a report that changes only telemetry leads to a new decision
 (`reasons_on_telemetry`). tests/property/test_gate_reads.py compares the declarations with the code.
 """
 
@@ -581,7 +581,7 @@ _TELEMETRY: Final = frozenset(f"device.{name}" for name in CHANGED_BY_EVERY_REPO
 def reasons_on_telemetry(*declared: Reads) -> frozenset[Reason]:
     """Return the reasons for which a gate reads a telemetry field, by these declarations.
 
-    A report with nothing but telemetry can end a hold with one of these reasons.
+    A report that changes only telemetry can end a hold with one of these reasons.
     """
     return frozenset(
         reason

@@ -46,6 +46,6 @@ async def poll_feeds(poller: Poller, sink: FeedSink, log: Log) -> None:
     while True:
         try:
             await poller.run(ServiceSink(sink))
-        except Exception as error:  # the task's top: polling goes on
+        except Exception as error:  # the task's top: polling continues
             log.error("unhandled exception", exc_info=error)
             await backoff.sleep()

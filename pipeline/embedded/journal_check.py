@@ -1,7 +1,7 @@
 """Check that the journals of the executors belong to this database and have every job. Pure.
 
 A journal that lacks a job of which it reported a result was lost, or is an older copy. A database
-file that is a copy is older than the Macs, whatever the journals have. In each case orders may have
+file that is a copy is older than the Macs, with any journals. In each case orders may have
 been given that no journal has: the executors then examine each Mac before an order
 (`agents.first_order`), and erasing jobs need new approvals.
 """

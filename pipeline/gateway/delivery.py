@@ -463,7 +463,7 @@ class StoreAndForwardProducer:
             refused = failure is not None
             try:
                 await self._disk.run(self._spool.retry)
-            except Exception as error:  # noqa: BLE001 - the task's top: goes on
+            except Exception as error:  # noqa: BLE001 - the task's top: continues
                 self._log.error("unhandled exception", exc_info=error)
 
     def _set_phase(self, *, spooling: bool) -> None:

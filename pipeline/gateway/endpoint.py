@@ -107,7 +107,7 @@ class Endpoint:
             return _error_response(error)
         except HttpError as error:
             return _error_response(error)
-        except Exception as error:  # the handler's top: the server goes on
+        except Exception as error:  # the handler's top: the server continues
             self.log.error("unhandled exception", exc_info=error, **{key.REQUEST_ID: request_id})
             return _error_response(HttpError(500, "internal error; see the log"))
 

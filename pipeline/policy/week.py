@@ -41,7 +41,7 @@ class Week(NamedTuple):
         """
         if len(self.starts) == 1:
             return 0 if self.opens[0] else WEEK_MINUTES
-        # A run that ends with the week goes on in the run at its beginning, and is the longer one.
+        # A run that ends with the week continues in the run at its beginning, as one longer run.
         return max(
             self.next_change(start) - start
             for start, is_open in zip(self.starts, self.opens, strict=True)

@@ -18,7 +18,7 @@ Two offsets describe each assigned partition:
 | records fetched, partition not ready | the partition is paused; seek back to the first of them |
 | records fetched during a rebalance | dropped; seek to the committed offsets, then fetch |
 | records deleted before they were fetched | reported to the handler |
-| rebalance, stop | `wait_empty`: the current batch ends, `done` is committed, then Faust goes on |
+| rebalance, stop | `wait_empty`: the current batch ends, `done` is committed; Faust continues |
 | partitions revoked | both offsets are forgotten; a batch that ends later sets no `done` |
 
 Invariant: committed <= done; a record from `done` on is in the current batch, or is fetched later.
@@ -198,7 +198,7 @@ class BatchConsumer(Consumer):
     ) -> Mapping[TP, Sequence[ConsumerRecord]]:
         """Return the records; report it if others before them were deleted.
 
-        aiokafka goes on at the begin of the log, without an error. Offsets are also missing where
+        aiokafka continues at the begin of the log, without an error. Offsets are also missing where
         transactions ended. If the begin cannot be read, the records are put back.
         """
         gaps = {

@@ -20,7 +20,7 @@ and is followed to its end. Capacity goes to the first deadline, then to the job
 | any but finished | a final result, but no inferred expiry | finished | |
 | any | a day after the job's last time | (forgotten) | |
 
-`withdrawn` is a guess until the executor reports: an executor that had started goes on, and its
+`withdrawn` is a guess until the executor reports: an executor that had started continues, and its
 results move the job to `started`, which a repeated withdrawal does not change. Every other event
 changes nothing, so each event may be repeated. `dispatched` and `started` use capacity, unless the
 job needs none (re-enrollment).

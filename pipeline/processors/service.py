@@ -388,7 +388,7 @@ class _Service:
         """
         consumer, worker = consumer_in(self._app), self._worker
         assigned = consumer.assigned()
-        # Before the ends: the reader goes on meanwhile.
+        # Before the ends: the reader continues meanwhile.
         read_ends = dict(self._broadcast.next_offsets)
         ranges = await self._broadcast_reader.log_ranges([TopicPartition(*tp) for tp in assigned])
         self._broadcast_logs = {

@@ -2,8 +2,8 @@
 
 A job can be lost on its way to the executor: records of `drydock.dispatch.v1` or of the site's
 topic are deleted, a row of dispatch is unreadable, committed offsets are moved. The owner of the
-Mac therefore sends the job's event to dispatch again until a result of the job arrives, whatever
-the cause of the loss. Each receiver knows a repeat by the job's id.
+Mac therefore sends the job's event to dispatch again until a result of the job arrives, after
+any loss. Each receiver knows a repeat by the job's id.
 
 | job | is offered again |
 | --- | --- |

@@ -14,7 +14,7 @@ from pipeline.state.jobs import infer_result, open_job
 
 
 class Marking:
-    """Adds Macs to the queue after a fold. It changes nothing but the queue."""
+    """Adds Macs to the queue after a fold. It changes only the queue."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Marking:
     def mark_for_telemetry(
         self, udid: str, now: datetime, changes: Changes, merged: Device | None = None
     ) -> None:
-        """Mark the Mac if a report with nothing but telemetry can change its decision.
+        """Mark the Mac if a report that changes only telemetry can change its decision.
 
         It can if the Mac has no decision, its decision depends on telemetry, its time to be decided
         has come, or the time or a report ends its open job. `merged` is the Mac's merged device, if

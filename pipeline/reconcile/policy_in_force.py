@@ -36,5 +36,5 @@ class PolicyInForce:
         return None if self._fleet.policy is None else self._fleet.policy.digest
 
     def override(self, digest: str, policy: Policy) -> None:
-        """Return this policy from now on, whatever policy the fleet has."""
+        """Return this policy from now on, with any policy of the fleet."""
         self._override = (digest, policy)

@@ -10,7 +10,7 @@ Both shells drive it. It does no I/O and has no key: a shell passes `sign`, and 
 | `decide_marked` | events that follow from the decisions | for the marked Macs |
 | `advance` | events that follow from the decisions | also for Macs due by time or by the sweep |
 
-Deciding for a Mac goes on until nothing follows from it: a result or a withdrawal that ends its
+Deciding for a Mac continues until nothing follows from it: a result or a withdrawal that ends its
 job, its decision, the job issued, the decision to hold it for that job. Then the Macs that wait for
 the freed capacity are decided, by deadline.
 

@@ -68,7 +68,7 @@ def test_agents_on_the_same_files_or_of_the_same_name_do_nothing_twice(fleet: Ka
     shutil.copytree(agent.data_dir, fleet.site.folder / "copy")
     fleet.site.start("copy", "--name", "one")
     fleet.is_done_once(2)
-    assert agent.process.wait(60) != 0, "the older agent of the name goes on"
+    assert agent.process.wait(60) != 0, "the older agent of the name continues"
 
 
 # --- topics ---

@@ -1,4 +1,4 @@
-"""The disk of `drydock run` is full, or refuses writes: it holds, shows why, and goes on by itself.
+"""The disk of `drydock run` is full, or refuses writes: it holds with the reason, and recovers.
 
 Each test checks that every event with response 200 is in the log, and that `/readyz` is 503 with a
 reason while events are refused, and 200 within 5 s of room.

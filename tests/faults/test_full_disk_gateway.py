@@ -1,4 +1,4 @@
-"""The gateway's disk is full, or refuses reads or writes: with Kafka, everything goes on.
+"""The gateway's disk is full, or refuses reads or writes: with Kafka, everything continues.
 
 Each test checks the same: every event with response 200 reaches Kafka, once, and `/readyz` is 503
 while events are refused.

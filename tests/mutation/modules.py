@@ -19,6 +19,7 @@ _INGEST: Final = (
     "tests/property/test_secrets.py",
 )
 _RUNTIME: Final = ("tests/unit/runtime",)
+_TRUST: Final = ("tests/unit/trust",)
 
 MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/decide/gates.py": _DECIDE,
@@ -44,6 +45,8 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "agents/first_order.py": _AGENTS,
     "agents/lifecycle.py": _AGENTS,
     "agents/verification.py": _AGENTS,
+    "agents/destructive_lock.py": ("tests/unit/agents/test_destructive_lock.py",),
+    "agents/mdm/delivery.py": ("tests/unit/agents/mdm",),
     "agents/leases.py": _AGENTS,
     "pipeline/processors/dispatch_shard.py": ("tests/unit/processors",),
     "pipeline/gateway/delivery.py": _GATEWAY,
@@ -52,6 +55,9 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/gateway/seq_ranges.py": _GATEWAY,
     "pipeline/gateway/spool.py": _GATEWAY,
     "pipeline/gateway/salvage.py": ("tests/faults/test_spool_damage.py",),
+    "pipeline/trust/admission.py": _TRUST,
+    "pipeline/trust/identity.py": _TRUST,
+    "pipeline/trust/times.py": _TRUST,
     "runtime/free_space.py": _RUNTIME,
     "runtime/retry.py": _RUNTIME,
     "runtime/sqlite.py": _RUNTIME,

@@ -19,7 +19,7 @@ class Need(msgspec.Struct, frozen=True):
     the end of the target's deferral, None if it has none. `newer_matures_us` is when a newer
     release replaces the target; before `not_before_us` it is not certain that the need exists (all
     in us since 1970).
-    `opens_us`: before it the policy does not want this upgrade, whatever the deadline. `due_us`: a
+    `opens_us`: before it the policy does not want this upgrade, with any deadline. `due_us`: a
     deadline of its own, beside that of the Mac's exposure.
     `needs_person`: the reason for which only a person can do it, as text; empty if a job can.
     """

@@ -90,7 +90,7 @@ class RunningApp:
         raise NotImplementedError
 
     async def stop(self) -> None:
-        """Stop the sink; the HTTP application goes on."""
+        """Stop the sink; the HTTP application continues."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""A rebalance waits for the current batch, at whatever moment it begins."""
+"""A rebalance waits for the current batch, at any time at which it begins."""
 
 import asyncio
 import logging

@@ -47,7 +47,7 @@ def replace_decision(reconciler: Reconciler, **fields: Any) -> None:
 
 
 def marked(reconciler: Reconciler, **facts: Any) -> bool:
-    """Apply a report with nothing but telemetry; return True if it marks the Mac."""
+    """Apply a report that changes only telemetry; return True if it marks the Mac."""
     version = str(reconciler.fleet.devices[UDID].os_version)
     report = full_report(version, when=NOW - MINUTE, free_disk_gb=77.0, **facts)
     changes = reconciler.apply(inputs(report), NOW)

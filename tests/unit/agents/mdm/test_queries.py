@@ -1,4 +1,4 @@
-"""Queries of the inventory: one at a time for each Mac, whatever the server and the Mac do."""
+"""Queries of the inventory: one at a time for each Mac, with any behaviour of server and Mac."""
 
 import threading
 from dataclasses import replace
