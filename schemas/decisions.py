@@ -29,6 +29,8 @@ class Reason(StrEnum):
     OS_UNKNOWN = "os_unknown"
     UDID_UNKNOWN = "udid_unknown"
     USER_ENROLLED = "user_enrolled"
+    PERSONAL = "personal"
+    RETIRED = "retired"
     SUPPLEMENT_PENDING = "supplement_pending"
     UNCERTAIN = "uncertain"
     # send
@@ -53,6 +55,10 @@ class Reason(StrEnum):
     EXEMPT = "exempt"
     HALTED = "halted"
     SITE_UNKNOWN = "site_unknown"
+    OWNER_UNKNOWN = "owner_unknown"
+    NEVER_ERASE = "never_erase"
+    NOT_A_LOAN = "not_a_loan"
+    IDENTITY_CONFLICT = "identity_conflict"
     STALE_INVENTORY = "stale_inventory"
     JOB_OPEN = "job_open"
     COOLING_DOWN = "cooling_down"
@@ -143,7 +149,8 @@ class DecisionInputs(WireModel):
 
     `policy_digest` and `catalog_digest` are SHA-256 digests of the policy's text and of the
     catalogue of advisories, which are kept outside the record. `device` is `Device.to_wire()`;
-    `job_history` is a list of `JobEntry.to_wire()`.
+    `job_history` is a list of `JobEntry.to_wire()`. `identity` is None for a Mac whose identifiers
+    no other Mac has, else its conflicts (`pipeline.state.identity.Identity`).
     """
 
     now: AwareDatetime
@@ -154,6 +161,7 @@ class DecisionInputs(WireModel):
     halts: tuple[str, ...] = ()
     approvals: tuple[Any, ...] = ()
     site_open_jobs: int = 0
+    identity: Any = None
 
 
 class DecisionRecord(WireModel):

@@ -38,6 +38,7 @@ from schemas.events.control import (
     AttemptsReset,
     HaltCleared,
     HaltSet,
+    IdentitySettled,
     PolicyChanged,
 )
 from schemas.events.inventory import InventoryReported
@@ -180,6 +181,11 @@ class ApprovalDeniedEvent(CloudEvent):
     data: ApprovalDenied
 
 
+class IdentitySettledEvent(CloudEvent):
+    type: Literal["drydock.identity.settled.v1"] = "drydock.identity.settled.v1"
+    data: IdentitySettled
+
+
 class AttemptsResetEvent(CloudEvent):
     type: Literal["drydock.attempts.reset.v1"] = "drydock.attempts.reset.v1"
     data: AttemptsReset
@@ -209,6 +215,7 @@ ControlEvent = (
     | ApprovalGrantedEvent
     | ApprovalDeniedEvent
     | AttemptsResetEvent
+    | IdentitySettledEvent
 )
 Event = DeviceEvent | AdvisoryEvent | JobEvent | ControlEvent
 

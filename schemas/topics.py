@@ -34,6 +34,7 @@ from schemas.envelope import (
     DdmStatusEvent,
     HaltClearedEvent,
     HaltSetEvent,
+    IdentitySettledEvent,
     InventoryEvent,
     JobIssuedEvent,
     JobResultedEvent,
@@ -146,13 +147,14 @@ CONTROL: Final = Topic(
         ApprovalGrantedEvent,
         ApprovalDeniedEvent,
         AttemptsResetEvent,
+        IdentitySettledEvent,
     ),
     partitions=1,
     retention=None,
     compacted=False,
     description=(
-        "Decisions of operators: policy, halts, approvals, resets of attempts. Every worker reads "
-        "the whole topic."
+        "Decisions of operators: policy, halts, approvals, resets of attempts, identities of Macs. "
+        "Every worker reads the whole topic."
     ),
 )
 ORDERS: Final = Topic(

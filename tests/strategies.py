@@ -16,6 +16,7 @@ from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import FIELDS, FIRST_TELEMETRY, INDEX, SOURCES, Device
 from pipeline.state.fleet import Fleet
+from pipeline.state.identity import CERTAIN, Identity
 from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.envelope import (
     AdvisoryCorrectedEvent,
@@ -28,6 +29,7 @@ from schemas.envelope import (
     DdmStatusEvent,
     Event,
 )
+from schemas.findings import FindingCode
 from schemas.jobs import Action, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode, Outcome
@@ -109,6 +111,9 @@ _FACTS: dict[str, st.SearchStrategy[Any]] = {
     "loan_returned_at": times(),
     "activations": st.lists(st.sampled_from(["munki", "office"]), max_size=2),
     "compliant": _YES_NO,
+    "ownership": st.sampled_from(["company", "loan", "personal"]),
+    "never_erase": _YES_NO,
+    "retired": _YES_NO,
 }
 
 
@@ -195,7 +200,7 @@ def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEven
 
 @st.composite
 def controls(draw: st.DrawFn) -> Event:
-    """A halt, the end of a halt, an approval, a denial or a reset of attempts."""
+    """A halt or its end, an approval or a denial, a reset of attempts, or a settled identity."""
     when = draw(times())
     scope = draw(st.sampled_from([{}, {"site": "london"}, {"advisory": "macOS-26.2"}]))
     until = draw(_maybe(times(-48, 48)))
@@ -209,6 +214,13 @@ def controls(draw: st.DrawFn) -> Event:
         make.denied(job_id, udid, when),
         make.attempts_reset(when, draw(_maybe(st.sampled_from(ErrorCode))), device=udid),
         make.attempts_reset(when, site="london"),
+        make.settled("forget", draw(st.sampled_from([*UDIDS, SERIALS[0]])), when=when),
+        make.settled(
+            draw(st.sampled_from(["merge", "separate"])),
+            udid,
+            draw(st.sampled_from([one for one in (*UDIDS, *SERIALS) if one != udid])),
+            when,
+        ),
     ]
     return draw(st.sampled_from(found))
 
@@ -396,6 +408,8 @@ def worn_devices(draw: st.DrawFn) -> Device:
     given |= {"build": VERSIONS[given["os_version"]]}
     if draw(st.integers(0, 2)) == 0:
         given["loan_returned_at"] = draw(times())
+    if draw(st.integers(0, 5)) == 0:  # nothing shows that it is the company's
+        given |= {"supervised": None, "ade_enrolled": None, "ownership": None}
     fleet = Fleet()
     fleet.put(
         make.mac(
@@ -435,6 +449,14 @@ def tried_job_histories(draw: st.DrawFn) -> JobHistory:
     )
 
 
+_IDENTITIES = (
+    *[CERTAIN] * 5,
+    Identity(conflicts=((FindingCode.SERIAL_SHARED, UDIDS[1]),)),
+    Identity(conflicts=((FindingCode.SERIAL_CHANGED, SERIALS[1]),)),
+    Identity(replaced_by=UDIDS[1]),
+)
+
+
 @st.composite
 def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
     """Any situation of any Mac: mostly a healthy one, or with `worn` one that had jobs before.
@@ -449,6 +471,7 @@ def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
         draw(tried_job_histories() if worn else job_histories()),
         draw(st.sampled_from(_HALTS)),
         site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
+        identity=draw(st.sampled_from(_IDENTITIES)),
     )
     wanted = decide(found)
     if not wanted.erases or draw(st.integers(0, 2)) == 0:

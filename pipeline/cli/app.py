@@ -12,6 +12,7 @@ from pipeline.cli.backup import backup
 from pipeline.cli.dead_letters import app as dead_letters
 from pipeline.cli.decide import decide
 from pipeline.cli.demo import demo
+from pipeline.cli.devices import app as devices
 from pipeline.cli.explain import explain
 from pipeline.cli.feeds import feeds
 from pipeline.cli.gateway import gateway
@@ -74,6 +75,7 @@ app.command()(halt)
 app.command()(resume)
 app.command()(approve)
 app.add_typer(attempts, name="attempts")
+app.add_typer(devices, name="devices")
 app.add_typer(dead_letters, name="dead-letters")
 app.command()(schemas)
 app.add_typer(topics, name="topics")

@@ -59,10 +59,11 @@ def approve(
 def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> "Decision":
     """Return the decision for the Mac at `now`, by the state in the data directory.
 
-    Exit 2 if the state cannot be read, no policy is in force, or no Mac has this name.
+    Exit 2 if the state cannot be read, no policy is in force, or not exactly one Mac has this name.
     """
     from pipeline.decide.decision import decide
     from pipeline.embedded.log import Log, StoreError
+    from pipeline.embedded.settlement_requests import ambiguous
     from pipeline.embedded.transaction import load_state
     from pipeline.policy.file import PolicyError
 
@@ -73,6 +74,9 @@ def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> 
             fail("no policy is in force: nothing awaits approval")
     except (StoreError, PolicyError) as error:
         fail(str(error))
+    holders = reconciler.fleet.holders(name.strip().upper())
+    if len(holders) > 1:
+        fail(ambiguous(name, holders))
     udid = reconciler.fleet.find(name)
     if udid is None:
         fail(f"no Mac is known as {name}: give its UDID or serial number")

@@ -70,16 +70,13 @@ def _publish(bootstrap: str | None, wanted: "AttemptsReset") -> None:
 
     Exit 2 if the settings are invalid, the site has no job topic, or Kafka does not confirm it.
     """
-    from pipeline.cli.control_topic import FAULTS, fleet_settings, one_line_error, publish
+    from pipeline.cli.control_topic import FAULTS, fleet_settings, publish_or_fail, unconfirmed
     from pipeline.embedded import control_events
 
     settings = fleet_settings(bootstrap)
     try:
         if wanted.scope.site is not None:
             check_site(settings, wanted.scope.site)
-        publish(settings, control_events.attempts_reset(wanted, datetime.now(UTC)))
     except FAULTS as error:
-        fail(
-            f"NOT confirmed by Kafka at {settings.bootstrap}; fix the cause and run this again:"
-            f" {one_line_error(error)}"
-        )
+        fail(unconfirmed(settings, error))
+    publish_or_fail(settings, control_events.attempts_reset(wanted, datetime.now(UTC)))

@@ -88,6 +88,22 @@ def publish(settings: KafkaSettings, event: ControlEvent) -> None:
         producer.close(timeout=1)
 
 
+def publish_or_fail(settings: KafkaSettings, event: ControlEvent) -> None:
+    """Publish an event; return once every in-sync replica has it. Exit 2 if that is not known."""
+    try:
+        publish(settings, event)
+    except FAULTS as error:
+        fail(unconfirmed(settings, error))
+
+
+def unconfirmed(settings: KafkaSettings, error: BaseException) -> str:
+    """Return the message for an event that Kafka did not confirm."""
+    return (
+        f"NOT confirmed by Kafka at {settings.bootstrap}; fix the cause and run this again:"
+        f" {one_line_error(error)}"
+    )
+
+
 def one_line_error(error: BaseException) -> str:
     """Return the text of an error as one line, or its type's name if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

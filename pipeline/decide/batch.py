@@ -69,6 +69,7 @@ def decide_all(
                 _with_inferred_result(fleet.job_history_of(device), device, now),
                 fleet.halts(),
                 fleet.approvals(udid),
+                identity=fleet.identity(device),
             ),
             fast_paths=fast_paths,
         )

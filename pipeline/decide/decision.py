@@ -2,7 +2,7 @@
 
 | state of the Mac | verdict | reason |
 | --- | --- | --- |
-| known by serial number only, or enrolled by its user | nothing | `udid_unknown`, `user_enrolled` |
+| left alone, whatever it lacks | nothing | `protection.left_alone` chooses it |
 | a need passes every gate | send the first such need | the need's reason |
 | needs, all held | hold | the first closed gate, of the first need or of the open job's need |
 | no need, the last reinstall not confirmed | hold | `awaiting_follow_up` |
@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from pipeline.decide.confirmed_version import with_confirmed_version
-from pipeline.decide.exposure import Exposure, deadline_of, exposure
+from pipeline.decide.exposure import NO_EXPOSURE, Exposure, deadline_of, exposure
 from pipeline.decide.findings import (
     UNCERTAIN,
     Finding,
@@ -48,6 +48,7 @@ from pipeline.decide.needs.order import needs
 from pipeline.decide.needs.reinstall import loan_returned_us
 from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.decide.needs.update import next_supplement_due_us, upgrade_obstacle
+from pipeline.decide.protection import LEFT_ALONE, OBJECTIONS, is_owner_unknown, left_alone
 from pipeline.decide.situation import Situation
 from pipeline.state.device import from_us
 from pipeline.state.jobs import JobEntry
@@ -57,6 +58,10 @@ from schemas.jobs import Action
 
 # A report that changes only telemetry can end a decision with one of these reasons.
 _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
+
+
+# A closed gate with one of these reasons makes an open job unwanted.
+_UNWANTED: Final = OBJECTIONS | {Reason.EXEMPT}
 
 
 class GatedNeed(msgspec.Struct, frozen=True):
@@ -114,11 +119,12 @@ def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
 def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
     """Return the decision, and the inputs that can change it (see Evaluation)."""
     s = with_confirmed_version(s)
-    exposed = exposure(s)
-    if s.device.is_partial:
-        return Evaluation(_nothing(s, exposed, Reason.UDID_UNKNOWN), recheck_on_telemetry=False)
-    if s.device.is_personal:
-        return Evaluation(_nothing(s, exposed, Reason.USER_ENROLLED), recheck_on_telemetry=False)
+    alone, exposed = left_alone(s), exposure(s)
+    if alone is not None:
+        # Nobody can act on these Macs, so their releases are not overdue.
+        missing = exposed if alone is Reason.UDID_UNKNOWN else NO_EXPOSURE
+        is_retired = alone is Reason.RETIRED
+        return Evaluation(_nothing(s, missing, alone), recheck_on_telemetry=is_retired)
     held: list[GatedNeed] = []
     for need in needs(s, exposed):
         candidate = make_candidate(s, need, choose_method(s, need), exposed)
@@ -141,7 +147,8 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
 def _waits_for_mdm(s: Situation) -> bool:
     """Return True if a contact through MDM can change the decision, although no field changes."""
     contradicted = s.contradicted is not None
-    return contradicted or has_earlier_enrollment_field(s) or is_unknown_to_mdm(s)
+    is_unknown = is_unknown_to_mdm(s) or is_owner_unknown(s)
+    return contradicted or is_unknown or has_earlier_enrollment_field(s)
 
 
 def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) -> Evaluation:
@@ -204,15 +211,15 @@ def withdrawn_by_hold(s: Situation, held: list[GatedNeed]) -> str | None:
     """Return the id of the open job that a hold makes unwanted; None if no job is withdrawn.
 
     A job that may have touched the Mac is kept. Another is kept if it is of the Mac's present site
-    and serves a held need that is not exempt: it was issued for that need, or it has the same
-    action and a release that the Mac still lacks and is offered. A newer release replaces such a
-    job when it is sent, not while it is held.
+    and serves a held need that is neither exempt nor objected to (`protection`): it was issued for
+    that need, or it has the same action and a release that the Mac still lacks and is offered. A
+    newer release replaces such a job when it is sent, not while it is held.
     """
     entry = _untouched_job(s)
     if entry is None:
         return None
     kept = entry.site == s.site_name and any(
-        not one.is_stopped_by(Reason.EXEMPT)
+        _UNWANTED.isdisjoint(result.reason for result in one.closed)
         and (
             is_for(entry, one.candidate.need)
             or (entry.action is one.candidate.need.action and _still_offered(s, entry))
@@ -242,16 +249,17 @@ def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
     Considered are `times`, the timeout of the open job, the next fault of the enrollment, and the
     return of a loan unit.
     """
-    known = [one for one in times if one is not None]
-    returned_us = loan_returned_us(s)
-    if returned_us is not None:
-        known.append(from_us(returned_us))
-    fault_us = next_enrollment_fault_us(s)
-    if fault_us is not None:
-        known.append(from_us(fault_us))
-    if s.open_job is not None:
-        known.append(from_us(s.open_job.times_out_us))
-    return min([one for one in known if one > s.now], default=None)
+    more_us = (loan_returned_us(s), next_enrollment_fault_us(s))
+    known = [*times, *(from_us(us) for us in more_us if us is not None)]
+    return _first_future(s, *known, _job_timeout(s))
+
+
+def _job_timeout(s: Situation) -> datetime | None:
+    return None if s.open_job is None else from_us(s.open_job.times_out_us)
+
+
+def _first_future(s: Situation, *times: datetime | None) -> datetime | None:
+    return min([one for one in times if one is not None and one > s.now], default=None)
 
 
 def _nothing(
@@ -263,7 +271,11 @@ def _nothing(
     """
     if findings is None:
         findings = findings_of(s, exposed, has_need=False)
-    due_us = next_supplement_due_us(s, exposed.line)
+    if reason in LEFT_ALONE:
+        next_at = _first_future(s, _job_timeout(s))
+    else:
+        due_us = next_supplement_due_us(s, exposed.line)
+        next_at = next_eligible_at(s, None if due_us is None else from_us(due_us))
     deadline_us = deadline_of(s, exposed.deadline_us(s.policy.deadlines))
     withdrawn = _untouched_job(s)
     return Decision(
@@ -277,7 +289,7 @@ def _nothing(
         exploited_cves=exposed.cve_releases.exploited,
         severity=_severity(exposed),
         deadline_at=None if deadline_us is None else from_us(deadline_us),
-        next_eligible_at=next_eligible_at(s, None if due_us is None else from_us(due_us)),
+        next_eligible_at=next_at,
         supersedes=None if withdrawn is None else withdrawn.job_id,
         findings=tuple(code for code, _ in findings),
         finding_details=details(findings),

@@ -61,6 +61,7 @@ class Exposure(msgspec.Struct, frozen=True):
 
 
 _LOWEST: Final = Severity.ROUTINE
+NO_EXPOSURE: Final = Exposure(_NOTHING, _NOTHING)
 
 
 def severity_rank(severity: Severity) -> int:
@@ -79,7 +80,7 @@ def exposure(s: Situation) -> Exposure:
     device = s.device
     version = device.os_version
     if version is None:
-        return Exposure(_NOTHING, _NOTHING)
+        return NO_EXPOSURE
     line = s.advisories.missing(version.line, version, device.build, s.device_id)
     if s.line_is_supported is not False:
         return Exposure(line, line)

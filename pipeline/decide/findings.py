@@ -4,12 +4,19 @@ A Mac whose state cannot be judged is never `compliant`: if one of UNCERTAIN app
 missing as far as is known, the decision's reason is `uncertain`.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.needs.reinstall import expected_firmware, is_older_firmware
 from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.decide.needs.update import upgrade_obstacle
+from pipeline.decide.protection import (
+    is_no_loan,
+    is_owner_unknown,
+    left_alone,
+    was_seen_after_retirement,
+)
 from pipeline.decide.situation import Situation
 from schemas.decisions import Reason
 from schemas.findings import FindingCode
@@ -26,6 +33,7 @@ UNCERTAIN: Final = frozenset(
         FindingCode.MODEL_UNKNOWN,
         FindingCode.DEVICE_NOT_LISTED,
         FindingCode.UPGRADE_UNKNOWN,
+        FindingCode.SERIAL_CHANGED,
     }
 )
 
@@ -36,12 +44,35 @@ def findings_of(s: Situation, exposed: Exposure, *, has_need: bool) -> tuple[Fin
     With `has_need` a job remedies what a Mac without needs can only wait for: an unsupported line,
     an improvement that installs itself.
     """
+    found = [*_of_identity(s)]
+    if left_alone(s) is None:
+        found += _of_managed_mac(s, exposed, has_need=has_need)
+    return tuple(found)
+
+
+def _of_identity(s: Situation) -> Iterator[Finding]:
+    """Yield the findings about the Mac's identifiers, its owner and its retirement."""
     device = s.device
     if device.is_partial:
-        return ((FindingCode.UDID_UNKNOWN, ""),)
-    if device.is_personal:
-        return ((FindingCode.USER_ENROLLED, ""),)
-    version = device.os_version
+        yield FindingCode.UDID_UNKNOWN, ""
+    if s.identity.replaced_by is not None:
+        yield FindingCode.REPLACED, f"by {s.identity.replaced_by}"
+    if was_seen_after_retirement(s):
+        yield FindingCode.RETIRED_BUT_SEEN, ""
+    yield from s.identity.conflicts
+    if device.is_user_enrolled:
+        yield FindingCode.USER_ENROLLED, ""
+    elif device.is_personal:
+        yield FindingCode.PERSONAL, ""
+    if is_owner_unknown(s):
+        yield FindingCode.OWNER_UNKNOWN, ""
+    if is_no_loan(s):
+        yield FindingCode.NOT_A_LOAN, ""
+
+
+def _of_managed_mac(s: Situation, exposed: Exposure, *, has_need: bool) -> list[Finding]:
+    """Return the findings about the system and the enrollment of a Mac that is not left alone."""
+    device, version = s.device, s.device.os_version
     found: list[Finding] = []
     if s.contradicted is not None:
         detail = f"macOS {s.contradicted} in Jamf, macOS {version} installed by a job"
@@ -66,7 +97,7 @@ def findings_of(s: Situation, exposed: Exposure, *, has_need: bool) -> tuple[Fin
     missing = follow_up_missing(s)
     if missing:
         found.append((FindingCode.FOLLOW_UP_MISSING, ", ".join(missing)))
-    return tuple(found)
+    return found
 
 
 def is_unknown_to_mdm(s: Situation) -> bool:

@@ -26,6 +26,7 @@ from pipeline.decide.exposure import Exposure, deadline_of
 from pipeline.decide.methods import Choice
 from pipeline.decide.needs.need import Need, target
 from pipeline.decide.needs.reinstall_history import is_unheard
+from pipeline.decide.protection import identity_objection, owner_objection
 from pipeline.decide.situation import Situation
 from pipeline.decide.texts import text_of
 from pipeline.decide.windows import opens_at
@@ -70,6 +71,8 @@ def _passed(gate: str, detail: str = "") -> GateResult:
 
 
 _EXEMPTION_PASSED: Final = GateResult("exemption")
+_OWNER_PASSED: Final = GateResult("owner")
+_IDENTITY_PASSED: Final = GateResult("identity")
 _HALT_PASSED: Final = GateResult("halt")
 _FRESH_PASSED: Final = GateResult("fresh")
 _JOB_OPEN_PASSED: Final = GateResult("job_open")
@@ -196,6 +199,16 @@ def _exempt(s: Situation, c: Candidate) -> GateResult:
             ends = None if ends_at is None else ends_at.astimezone(UTC)
             return GateResult("exemption", Reason.EXEMPT, exemption.why, ends)
     return _EXEMPTION_PASSED
+
+
+def _owner(s: Situation, c: Candidate) -> GateResult:
+    objection = owner_objection(s, c.need, erases=c.erases)
+    return _OWNER_PASSED if objection is None else GateResult("owner", *objection)
+
+
+def _identity(s: Situation, c: Candidate) -> GateResult:
+    objection = identity_objection(s, c.need, erases=c.erases)
+    return _IDENTITY_PASSED if objection is None else GateResult("identity", *objection)
 
 
 def _covers(halt: HaltSet, s: Situation, c: Candidate) -> bool:
@@ -411,6 +424,7 @@ def _capacity(s: Situation, c: Candidate) -> GateResult:
 Field = Literal[
     "approvals",
     "halts",
+    "identity",
     "job_history",
     "now",
     "now_us",
@@ -433,11 +447,16 @@ Field = Literal[
     "device.install_state",
     "device.inventory_days",
     "device.inventory_seen_us",
+    "device.is_of_company",
     "device.last_seen_us",
+    "device.loan_returned_at",
+    "device.mdm_enrolled",
     "device.mdm_seen_us",
     "device.model",
+    "device.never_erase",
     "device.on_ac_power",
     "device.os_version",
+    "device.ownership",
     "device.serial",
     "device.reported_us",
     "device.supervised",
@@ -484,6 +503,21 @@ GATES: Final = (
                 *("device.udid", "device.model"),
             )
         },
+    ),
+    GateRow(  # the owner is known, and has not excluded the erase
+        "owner",
+        _owner,
+        {
+            Reason.OWNER_UNKNOWN: (
+                *("device.is_of_company", "device.mdm_enrolled"),
+                *("device.mdm_seen_us", "policy"),
+            ),
+            Reason.NEVER_ERASE: ("device.never_erase",),
+            Reason.NOT_A_LOAN: ("device.loan_returned_at", "device.ownership"),
+        },
+    ),
+    GateRow(  # the job destroys nothing, or no other Mac has an identifier of this one
+        "identity", _identity, {Reason.IDENTITY_CONFLICT: ("identity",)}
     ),
     GateRow(  # no halt covers everything, the Mac's site, or an advisory of the job
         "halt", _halted, {Reason.HALTED: ("halts", "now", "site_name")}

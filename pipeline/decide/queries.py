@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from pipeline.decide.protection import is_retired
 from pipeline.decide.situation import Situation
 from pipeline.state.device import duration_us
 from schemas.queries import QueryKind
@@ -47,11 +48,11 @@ class QueryNeed:
 def query_needs(s: Situation) -> tuple[QueryNeed, ...]:
     """Return the queries that the Mac needs, each with its time.
 
-    None for a Mac without a site or an enrollment. None for a personally owned one: it answers
-    neither query in full.
+    None for a Mac without a site or an enrollment, and for a retired one. None for a personally
+    owned one: it answers neither query in full.
     """
     site, device = s.site_name, s.device
-    if site is None or device.is_personal or not device.enrolled:
+    if site is None or device.is_personal or is_retired(s) or not device.enrolled:
         return ()
     needs = []
     for kind, fields in _FIELDS.items():

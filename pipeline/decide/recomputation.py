@@ -5,6 +5,7 @@ from pipeline.decide.situation import Situation
 from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device
+from pipeline.state.identity import Identity
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, DecisionRecord
 from schemas.events.control import ApprovalGranted, HaltSet
@@ -37,4 +38,5 @@ def situation_of(record: DecisionRecord, policy: Policy, advisories: Advisories)
         tuple(HaltSet.model_validate_json(halt) for halt in inputs.halts),
         tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
         inputs.site_open_jobs,
+        identity=Identity.from_wire(inputs.identity),
     )

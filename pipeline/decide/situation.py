@@ -9,6 +9,7 @@ from pipeline.policy.model import Policy, Site
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, to_us
 from pipeline.state.hardware import device_id_of, supports_major
+from pipeline.state.identity import CERTAIN, Identity
 from pipeline.state.jobs import JobEntry, JobHistory, open_job
 from schemas.events.control import ApprovalGranted, HaltSet
 from schemas.macos import OSVersion, parse_os_version
@@ -50,6 +51,7 @@ class Situation:
     approvals: tuple[ApprovalGranted, ...] = ()
     site_open_jobs: int = 0
     contradicted: OSVersion | None = None
+    identity: Identity = CERTAIN
 
     @cached
     def now_us(self) -> int:

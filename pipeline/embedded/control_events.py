@@ -1,4 +1,4 @@
-"""The control events of operators: policy, halts, approvals, resets of attempts. Pure."""
+"""The control events of operators: policy, halts, approvals, resets, identities of Macs. Pure."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +14,7 @@ from schemas.envelope import (
     AttemptsResetEvent,
     HaltClearedEvent,
     HaltSetEvent,
+    IdentitySettledEvent,
     PolicyChangedEvent,
 )
 from schemas.events.control import (
@@ -23,6 +24,7 @@ from schemas.events.control import (
     HaltCleared,
     HaltScope,
     HaltSet,
+    IdentitySettled,
     PolicyChanged,
 )
 from schemas.ids import event_id
@@ -82,6 +84,17 @@ def attempts_reset(reset: AttemptsReset, now: datetime) -> AttemptsResetEvent:
         subject=reset.scope.key,
         time=now,
         data=reset,
+    )
+
+
+def identity_settled(settled: IdentitySettled, now: datetime) -> IdentitySettledEvent:
+    """Return the event that settles the identity of a Mac, by its reports up to `now`."""
+    return IdentitySettledEvent(
+        id=event_id("identity", settled.settlement, settled.key, settled.by, now.isoformat()),
+        source=_SOURCE,
+        subject=settled.key,
+        time=now,
+        data=settled,
     )
 
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.embedded import operator_requests
+from pipeline.embedded import operator_requests, settlement_requests
 from pipeline.embedded.service_thread import ReadRequest, WriteRequest
 from pipeline.embedded.sqlite_sink import SqliteSink
 from pipeline.gateway.app import HttpApp
@@ -36,6 +36,7 @@ class OperatorApi:
             route("/v1/halts", self.set_halt, "POST"),
             route("/v1/halts/{scope:path}", self.clear_halt, "DELETE"),
             route("/v1/attempts/resets", self.reset_attempts, "POST"),
+            route(settlement_requests.PATH, self.settle_identity, "POST"),
             route("/v1/approvals", self.grant_approval, "POST"),
             route("/v1/dead-letters/{seq:int}/replay", self.replay_dead_letter, "POST"),
         ]
@@ -89,6 +90,14 @@ class OperatorApi:
         Mac.
         """
         return await self._submit_body(request, operator_requests.reset_attempts)
+
+    async def settle_identity(self, request: Request) -> Response:
+        """Respond 200 once the settlement of an identity is durable.
+
+        The body of the request is a SettlementRequest: 400 if it is invalid, 404 for an unknown
+        Mac, 409 for a serial number of several Macs.
+        """
+        return await self._submit_body(request, settlement_requests.settle)
 
     async def grant_approval(self, request: Request) -> Response:
         """Respond 200 once a signed approval of one erasing job is durable.

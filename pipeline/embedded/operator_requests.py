@@ -65,7 +65,7 @@ class ResetRequest(BaseModel):
     why: Annotated[TextField, StringConstraints(min_length=1)]
 
 
-def _read(model: type[_Request], raw: bytes) -> _Request:
+def read_body(model: type[_Request], raw: bytes) -> _Request:
     """Return the body of a request. Raises InvalidRequestError (400) for an invalid one."""
     try:
         return model.model_validate_json(raw)
@@ -130,7 +130,7 @@ def halt(raw: bytes) -> WriteRequest:
     scope (400); when prepared, for an end that is not in the future (400), a site that the policy
     in force does not have, or an advisory that no known release has (404).
     """
-    request = _read(HaltRequest, raw)
+    request = read_body(HaltRequest, raw)
     scope = parse_scope(request.scope)
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
@@ -174,7 +174,7 @@ def reset_attempts(raw: bytes) -> WriteRequest:
     Its response has the scope's key as `reset`. Raises InvalidRequestError: an invalid body (400);
     when prepared, no Mac has the name, or no site of the policy (404).
     """
-    request = _read(ResetRequest, raw)
+    request = read_body(ResetRequest, raw)
     reset = parse_reset(request)
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:

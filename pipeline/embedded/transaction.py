@@ -23,7 +23,7 @@ from schemas.envelope import Event
 from schemas.routing import event_key
 
 _NO_KEYS: Final = KeyRing()
-_SETTINGS: Final = ("advisories", "halts", "approvals", "policy", "resets")
+_SETTINGS: Final = ("advisories", "halts", "approvals", "policy", "resets", "identities")
 
 
 @dataclass(frozen=True, slots=True)

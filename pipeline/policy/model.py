@@ -306,12 +306,14 @@ class Mdm(StrictModel):
 
     `server`: the expected MDM server. `silent_after`: MDM is silent if its last contact is more
     than this before the newest inventory report. `identity_renew_before`: the MDM identity
-    certificate is renewed this long before its end.
+    certificate is renewed this long before its end. `user_enrollment`: owners may enroll personal
+    Macs, so that an enrolled Mac unknown to MDM can be one.
     """
 
     server: ServerName | None = None
     require_user_approved: bool = True
     silent_after: Duration = timedelta(days=7)
+    user_enrollment: bool = True
     identity_renew_before: Duration = timedelta(days=21)
 
 

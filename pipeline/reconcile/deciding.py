@@ -71,7 +71,8 @@ class Deciding:
 
         Events that end its jobs are folded first: the Mac's reports, the time or the decision end
         a job. Then freed capacity is assigned. Without a policy, and for a record that belongs to
-        another Mac, nothing is done. An exception is a Rejection; the last decision stays.
+        another Mac, nothing is done. The last decision of a forgotten Mac is dropped. An exception
+        is a Rejection; the last decision stays.
         """
         if self._in_force.policy is None or self._fleet.canonical_udid(udid) is not None:
             return
@@ -80,6 +81,9 @@ class Deciding:
             self._decide_to_end(udid, now, freed, changes)
         except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
             self._reject_decision(udid, error, changes)
+        if self._fleet.is_forgotten(udid):
+            self._last_decisions.remove(udid)
+            changes.last_decisions[udid] = None
         for site in freed:
             self.assign_capacity(site, now, changes)
 
@@ -199,6 +203,7 @@ class Deciding:
             self._fleet.halts(),
             self._fleet.approvals(udid),
             self._capacity.count_others(site, own_job),
+            identity=self._fleet.identity(device),
         )
         if self._fast_paths:
             # The values that the Situation's own properties would compute.
@@ -221,6 +226,7 @@ class Deciding:
             "halts": tuple([halt.model_dump_json() for halt in s.halts]),
             "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
             "site_open_jobs": s.site_open_jobs,
+            "identity": s.identity.to_wire(),
         }
         inputs = (
             construct_unchecked(DecisionInputs, values)
@@ -265,7 +271,7 @@ class Deciding:
 
 
 _ALL_BUT_HISTORY: Final = attrgetter(
-    "device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs"
+    *("device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs", "identity")
 )
 
 

@@ -229,6 +229,7 @@ _BROADCAST_PARTS: Final = {
     "halt": "halts",
     "approval": "approvals",
     "attempts": "resets",
+    "identity": "identities",
 }
 
 

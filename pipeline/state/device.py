@@ -22,7 +22,7 @@ from pipeline.state.compact.timestamps import (
 )
 from pipeline.state.earlier_values import EarlierValues, earlier_from_wire, earlier_to_wire
 from pipeline.state.hardware import HardwareClass, hardware_class
-from schemas.events.inventory import InventorySource
+from schemas.events.inventory import InventorySource, Ownership
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
@@ -49,13 +49,16 @@ FIELDS: Final = (
     "failure_reason",
     "enrollment_type",
     "earlier_serials",
-    # Fields of inventory reports, see FIRST_REPORTED.
+    # Fields of inventory reports. The first of them count from some sources only, see FIRST_OF.
+    "ownership",
+    "never_erase",
+    "retired",
+    "enrollment_id",
     "serial",
     "os_version",
     "build",
     "model",
     "device_id",
-    "enrollment_id",
     "site",
     "apple_silicon",
     "supervised",
@@ -80,8 +83,11 @@ FIELDS: Final = (
     "on_ac_power",
 )
 INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
-# Inventory reports have this field and all after it, so one slice covers them.
-FIRST_REPORTED: Final = INDEX["serial"]
+# The inventory reports of a source have this field and all after it, so one slice covers them. The
+# fields before "serial" count from some sources only: people state the owner of a Mac, and only
+# the MDM server knows the enrollment id that it assigned.
+_FIRST_OF_SOME: Final = {"admin": "ownership", "mdm": "enrollment_id", "ddm": "enrollment_id"}
+FIRST_OF: Final = {source: INDEX[_FIRST_OF_SOME.get(source, "serial")] for source in SOURCES}
 # A change of only these fields cannot change the action that a Mac needs; it can change gates, or
 # show that a job is done. They are last, so that one slice compares all fields before them.
 FIRST_TELEMETRY: Final = INDEX["boot_at"]
@@ -215,6 +221,9 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     failure_count = Register[int]("failure_count")
     failure_reason = Register[str]("failure_reason")
     enrollment_type = Register[str]("enrollment_type")
+    ownership = Register[Ownership]("ownership")
+    never_erase = Register[bool]("never_erase")
+    retired = Register[bool]("retired")
     earlier_hostnames = Register[EarlierValues]("earlier_hostnames")
     earlier_serials = Register[EarlierValues]("earlier_serials")
 
@@ -303,9 +312,20 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         )
 
     @property
-    def is_personal(self) -> bool:
-        """True for a personally owned Mac: User Enrollment manages an account, not the system."""
+    def is_user_enrolled(self) -> bool:
+        """True if its owner enrolled it: User Enrollment manages an account, not the system."""
         return (self.enrollment_type or "").startswith("User Enrollment")
+
+    @property
+    def is_personal(self) -> bool:
+        """True for a personally owned Mac: enrolled by its owner, or stated to be personal."""
+        return self.ownership == "personal" or self.is_user_enrolled
+
+    @property
+    def is_of_company(self) -> bool:
+        """True if the Mac is known to be the company's: stated, supervised, or enrolled by ADE."""
+        stated = self.ownership in ("company", "loan")
+        return bool(stated or self.supervised or self.ade_enrolled)
 
     @property
     def checked_out(self) -> bool:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from pipeline.state.compact.seen_days import add_day, merge_days
+from pipeline.state.compact.seen_days import add_day, days_after, merge_days
 from pipeline.state.compact.timestamps import (
     changed_since,
     last_us,
     newest_us,
+    pack_timestamps,
     record,
     unpack_timestamps,
 )
@@ -23,7 +24,7 @@ from pipeline.state.device import (
     CHECKIN,
     EARLIER,
     FIELDS,
-    FIRST_REPORTED,
+    FIRST_OF,
     INDEX,
     SEEN_BY,
     SEEN_BY_OTHERS,
@@ -41,7 +42,7 @@ from schemas.events.checkin import (
 )
 from schemas.events.inventory import InventoryReported
 
-inventory_values: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
+_VALUES_OF: Final = {source: itemgetter(*FIELDS[first:]) for source, first in FIRST_OF.items()}
 _EARLIER_BITS: Final = sum(1 << at for at in EARLIER.values())
 _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
 
@@ -118,8 +119,12 @@ def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
 
     Hot path: it runs for every report of every Mac, so it reads the model's `__dict__`.
     """
-    known = enumerate(inventory_values(data.__dict__), FIRST_REPORTED)
-    return merge_fields(device, known, us, SEEN_BY[data.source])
+    return merge_fields(device, reported_values(data), us, SEEN_BY[data.source])
+
+
+def reported_values(data: InventoryReported) -> Iterable[tuple[int, Any]]:
+    """Return the (field index, value) pairs of a report that count from its source (FIRST_OF)."""
+    return enumerate(_VALUES_OF[data.source](data.__dict__), FIRST_OF[data.source])
 
 
 def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
@@ -193,6 +198,27 @@ def _merge_mdm_fields(
     """
     known = [(INDEX[name], value) for name, value in fields.items()]
     return merge_fields(device, known, us, SEEN_BY["mdm"] | checkin)
+
+
+def forget_until(device: Device, us: int) -> Device:
+    """Return the state without the reports and check-ins up to `us`, in us since 1970.
+
+    The same object if it has none. The day of `us` is forgotten as a whole.
+    """
+    entries = [*unpack_timestamps(device.timestamps)]
+    kept = [entry for entry in entries if entry[0] > us]
+    days = days_after(device.inventory_days, us)
+    if len(kept) == len(entries) and days == device.inventory_days:
+        return device
+    left, values = 0, list(device.values)
+    for _, bits in kept:
+        left |= bits
+    for at in range(len(values)):
+        if not left >> at & 1:
+            values[at] = None
+    for at in EARLIER.values():
+        values[at] = tuple(one for one in values[at] or () if one[1] > us) or None
+    return Device(device.udid, tuple(values), pack_timestamps(kept), days)
 
 
 def merge(device: Device, other: Device) -> Device:

@@ -13,10 +13,11 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
-from pipeline.state.compact.alias_index import AliasIndex
 from pipeline.state.compact.duplicates import apply_duplicate, forget_report, remember_report
 from pipeline.state.device import BESIDE_NAMES, FIRST_TELEMETRY, INDEX, Device, to_us
 from pipeline.state.device_folds import merge
+from pipeline.state.identities import Identities, aliases
+from pipeline.state.identity import Identity
 from pipeline.state.jobs import JobHistory, add_job, add_result, reset_attempts, supersede_job
 from schemas.envelope import (
     AdvisoryCorrectedEvent,
@@ -38,6 +39,7 @@ from schemas.envelope import (
     Event,
     HaltClearedEvent,
     HaltSetEvent,
+    IdentitySettledEvent,
     InventoryEvent,
     JobIssuedEvent,
     JobResultedEvent,
@@ -45,9 +47,15 @@ from schemas.envelope import (
     PolicyChangedEvent,
     TokenUpdatedEvent,
 )
-from schemas.events.control import ApprovalGranted, AttemptsReset, HaltSet, PolicyChanged
+from schemas.events.control import (
+    ApprovalGranted,
+    AttemptsReset,
+    HaltSet,
+    IdentitySettled,
+    PolicyChanged,
+)
 from schemas.fast.report_peek import ReportPeek
-from schemas.ids import SERIAL_SUBJECT_PREFIX, is_real_serial
+from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import OSVersion
 from schemas.routing import device_key
 
@@ -60,9 +68,7 @@ _FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] =
     BootstrapTokenEvent: fold.apply_bootstrap_token,
     DdmStatusEvent: fold.apply_ddm_status,
 }
-_OS_VERSION, _SERIAL, _ENROLLMENT = (
-    INDEX[name] for name in ("os_version", "serial", "enrollment_id")
-)
+_OS_VERSION: Final = INDEX["os_version"]
 _ADVISORIES: Final = (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
@@ -95,13 +101,14 @@ NO_CHANGE: Final = Change()
 
 
 class Broadcast(NamedTuple):
-    """Catalogue, halts, approvals, policy and resets of attempts, each with its time."""
+    """Catalogue, halts, approvals, policy, resets and settled identities, each with its time."""
 
     advisories: Advisories
     halts: dict[str, tuple[int, HaltSet | None]]
     approvals: dict[str, tuple[int, ApprovalGranted | None]]
     policy: tuple[int, PolicyChanged] | None
     resets: dict[str, tuple[int, AttemptsReset]]
+    settlements: dict[str, tuple[int, IdentitySettled]]
 
 
 class Fleet:
@@ -119,9 +126,7 @@ class Fleet:
         self._resets: dict[str, tuple[int, AttemptsReset]] = {}
         # The inner dicts are sets in order of insertion, so that every run iterates alike.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
-        # The UDIDs of all Macs that reported this serial number, or this enrollment id.
-        self._by_serial = AliasIndex()
-        self._by_enrollment = AliasIndex()
+        self._identities = Identities(self.devices)
 
     # --- folding ---
 
@@ -149,7 +154,7 @@ class Fleet:
         """
         udid = device_key(event)
         device = self.devices.get(udid)
-        if device is not None and event.subject == udid and self._is_only_record(device):
+        if device is not None and event.subject == udid and self._identities.is_only_record(device):
             self.devices[udid] = remember_report(event, peek, device)
 
     def apply_duplicate(self, peek: ReportPeek) -> tuple[Device, Device, int] | None:
@@ -186,19 +191,23 @@ class Fleet:
         )
         if kept is not None and new.values[BESIDE_NAMES] == old.values[BESIDE_NAMES]:
             only_name = is_material and not derived
-            if (only_name or not is_material) and self._is_only_record(new):
+            if (only_name or not is_material) and self._identities.is_only_record(new):
                 self.devices[udid] = new
                 return Change((udid,), is_material=is_material, is_rename_only=only_name)
         renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
-        names = {*_aliases(old), *_aliases(new), udid} if renamed else set()
+        names = {*aliases(old), *aliases(new), udid} if renamed else set()
+        names.update(self._identities.related(old))
         udids = {self.canonical_udid(name) for name in names}
         self.put(new)
+        names.update(self._identities.related(new))
         canonical = self.canonical_udid(udid) or udid
-        if not renamed:
+        if not names:
             self._forget_report(canonical)
             # Of a Mac with several records, a newer time alone can let another record's value win.
-            return Change((canonical,), is_material=is_material or not self._is_only_record(new))
-        # A record moves from one Mac to another: the decisions of both can change.
+            is_joined = not self._identities.is_only_record(new)
+            return Change((canonical,), is_material=is_material or is_joined)
+        # A record moves from one Mac to another, or Macs share an identifier: the decisions of all
+        # of them can change.
         udids.update(self.canonical_udid(name) for name in names)
         known = {one for one in (*udids, *names) if one in self.devices}
         for one in known:
@@ -210,23 +219,6 @@ class Fleet:
         device = self.devices.get(udid)
         if device is not None:
             self.devices[udid] = forget_report(device)
-
-    def _is_only_record(self, device: Device) -> bool:
-        """Return True if this is the record of a Mac that certainly has no other record.
-
-        False for a record under a serial number, or under an enrollment id that another record
-        reported; for an enrollment id other than the key; and if several Macs reported the serial
-        number. If True, a newer time alone changes no value of the Mac.
-        """
-        if device.is_partial or device.udid in self._by_enrollment:
-            return False
-        serial, enrollment = device.serial, device.enrollment_id
-        if enrollment is not None and enrollment != device.udid:
-            return False
-        return serial is None or (
-            not self._by_serial.is_shared(serial)
-            and SERIAL_SUBJECT_PREFIX + serial not in self.devices
-        )
 
     def _apply_advisory(self, event: AdvisoryEvent) -> Change:
         before, after = self.advisories, self.advisories.apply(event)
@@ -267,9 +259,12 @@ class Fleet:
         | HaltClearedEvent
         | ApprovalGrantedEvent
         | ApprovalDeniedEvent
-        | AttemptsResetEvent,
+        | AttemptsResetEvent
+        | IdentitySettledEvent,
     ) -> Change:
         us = to_us(event.time)
+        if isinstance(event, IdentitySettledEvent):
+            return self._apply_settlement(event.data, us)
         if isinstance(event, AttemptsResetEvent):
             return self._apply_reset(event.data, us)
         if isinstance(event, PolicyChangedEvent):
@@ -304,6 +299,20 @@ class Fleet:
         # A broadcast state without devices knows no serial numbers.
         return Change(affects_all=True) if udid is None else Change((udid,), is_material=True)
 
+    def _apply_settlement(self, settled: IdentitySettled, us: int) -> Change:
+        keys = [one for one in (settled.device, settled.other) if one is not None]
+        keys += [SERIAL_SUBJECT_PREFIX + one for one in keys]
+        before = self._identities.related_to(keys)
+        if not self._identities.settlements.add(settled, us):
+            return NO_CHANGE
+        concerned = before | self._identities.related_to(keys)
+        for one in concerned:
+            self._forget_report(one)
+        # A broadcast state without devices does not know the Macs that are related.
+        if not concerned:
+            return Change(tuple(sorted(keys)), affects_all=True)
+        return Change(tuple(sorted(concerned)), is_material=True)
+
     def _list_halts(self) -> None:
         self._active_halts = tuple(
             halt for _, (_, halt) in sorted(self._halts.items()) if halt is not None
@@ -334,12 +343,7 @@ class Fleet:
                 known = self._by_version[version] = {}
             known[udid] = None
         self.devices[udid] = device
-        if not device.is_partial:
-            serial, enrollment = values[_SERIAL], values[_ENROLLMENT]
-            if old is None or old.values[_SERIAL] != serial:
-                self._by_serial.add(serial, udid)
-            if enrollment != udid:
-                self._by_enrollment.add(enrollment, udid)
+        self._identities.add(old, device)
 
     # --- undoing a fold that raised ---
 
@@ -351,6 +355,7 @@ class Fleet:
             dict(self._approvals),
             self._policy,
             dict(self._resets),
+            dict(self._identities.settlements.by_key),
         )
 
     def roll_back(
@@ -369,7 +374,8 @@ class Fleet:
         else:
             self.job_histories.pop(key, None)
         if broadcast is not None:
-            self.advisories, self._halts, grants, self._policy, self._resets = broadcast
+            self.advisories, self._halts, grants, self._policy, self._resets, settled = broadcast
+            self._identities.settlements.by_key = settled
             self._list_halts()
             self._approvals, self._approved_jobs = {}, {}
             for job_id, (us, granted) in grants.items():
@@ -380,30 +386,49 @@ class Fleet:
         udid = device.udid
         del self.devices[udid]
         self._by_version.get(device.os_version, {}).pop(udid, None)
-        self._by_serial.remove(device.serial, udid)
-        self._by_enrollment.remove(device.enrollment_id, udid)
+        self._identities.remove(device)
 
     # --- queries ---
 
     def merged_device(self, udid: str) -> Device:
         """Return the Mac's state, joined with the records that belong to it under other keys.
 
-        A Device without values for a UDID without a record. The stored records do not change.
+        Forgotten reports are left out. A Device without values for a UDID without a record. The
+        stored records do not change.
         """
-        device = self.devices.get(udid)
+        device = self._identities.view(udid)
         if device is None:
             return Device(udid)
-        joined, names = device, list(_aliases(device))
+        joined, names = device, list(aliases(device))
         for name in names:  # the loop extends `names`: a joined record can have further keys
-            other = self.devices.get(name)
+            other = self._identities.view(name)
             if other is not None and self.canonical_udid(name) == udid:
                 joined = merge(joined, other)
-                names += [one for one in _aliases(other) if one not in names and one != udid]
+                names += [one for one in aliases(other) if one not in names and one != udid]
         return joined
 
     def macs(self) -> Iterator[str]:
-        """Return an iterator over the keys of all Macs: records that belong to no other one."""
-        return (udid for udid in self.devices if self.canonical_udid(udid) is None)
+        """Return an iterator over the keys of all Macs: records that belong to no other one.
+
+        A forgotten Mac that has not reported since is left out.
+        """
+        return (
+            udid
+            for udid in self.devices
+            if self.canonical_udid(udid) is None and not self.is_forgotten(udid)
+        )
+
+    def is_forgotten(self, udid: str) -> bool:
+        """Return True if an operator chose to forget all that this Mac reported."""
+        return self._identities.is_forgotten(udid)
+
+    def identity(self, device: Device) -> Identity:
+        """Return the identity of a Mac among the others; `device` is its `merged_device`."""
+        return self._identities.identity(device)
+
+    def holders(self, serial: str) -> tuple[str, ...]:
+        """Return the UDIDs of the Macs with this serial number that no other Mac replaced."""
+        return self._identities.holders(serial)
 
     def find(self, name: str) -> str | None:
         """Return the key of the Mac with this UDID, serial number or enrollment id, or None."""
@@ -430,7 +455,8 @@ class Fleet:
         not concerned by a line.
         """
         if change.affects_all:
-            return sorted(self.macs())
+            # A Mac that was forgotten is none of `macs`, but its decision changes.
+            return sorted({*self.macs(), *(one for one in change.udids if one in self.devices)})
         found = dict.fromkeys(change.udids)
         if change.lines:
             movable = any(line in change.lines for line in (*supported, upgrades_to))
@@ -480,46 +506,18 @@ class Fleet:
     def canonical_udid(self, key: str) -> str | None:
         """Return the UDID of the Mac to which the record `key` belongs.
 
-        None if the record is itself a Mac, or if no Mac has this serial number or enrollment id.
-        If several Macs reported a serial number (a logic board was moved), the record belongs to
-        the Mac that reported it last. A record that has another enrollment id is itself a Mac, so
-        that records cannot belong to each other in a cycle.
+        None if the record is itself a Mac, if no Mac has this serial number or enrollment id, or if
+        several have it.
         """
-        if not key.startswith(SERIAL_SUBJECT_PREFIX):
-            return self._udid_of_enrollment(key)
-        serial = key.removeprefix(SERIAL_SUBJECT_PREFIX)
-        udid = self._latest_udid(self._by_serial.udids(serial), "serial", serial)
-        return None if udid is None else self.canonical_udid(udid) or udid
-
-    def _udid_of_enrollment(self, key: str) -> str | None:
-        """Return the UDID of the Mac to which the record under the enrollment id `key` belongs.
-
-        None if the record has another enrollment id, or if no Mac has this one now.
-        """
-        candidates = self._by_enrollment.udids(key)
-        if not candidates:
-            return None
-        record = self.devices.get(key)
-        if record is not None and record.enrollment_id not in (None, key):
-            return None
-        return self._latest_udid(candidates, "enrollment_id", key)
-
-    def _latest_udid(self, candidates: tuple[str, ...], name: str, wanted: str) -> str | None:
-        """Return the candidate whose field `name` is `wanted`, None if there is none.
-
-        Of several, the one that reported the field last.
-        """
-        matching = [udid for udid in candidates if getattr(self.devices[udid], name) == wanted]
-        return max(
-            matching, key=lambda udid: (self.devices[udid].reported_us(name), udid), default=None
-        )
+        return self._identities.canonical_udid(key)
 
     # --- persistence of the broadcast state ---
 
     def broadcast_to_wire(self) -> dict[str, Any]:
         """Return the state that concerns all Macs as JSON values, for `load_broadcast`.
 
-        It has the catalogue, halts, approvals, policy and resets, with their times.
+        It has the catalogue, halts, approvals, policy, resets and settled identities, with their
+        times.
         """
         return {
             "advisories": self.advisories.to_wire(),
@@ -538,12 +536,16 @@ class Fleet:
                 key: [us, reset.model_dump(mode="json")]
                 for key, (us, reset) in sorted(self._resets.items())
             },
+            "identities": {
+                key: [us, settled.model_dump(mode="json")]
+                for key, (us, settled) in sorted(self._identities.settlements.by_key.items())
+            },
         }
 
     def load_broadcast(self, wire: Mapping[str, Any]) -> None:
         """Load the state that `broadcast_to_wire` wrote, into a Fleet without broadcast state.
 
-        A state without resets was written before they existed.
+        A state without resets or settled identities was written before they existed.
         """
         self.advisories = Advisories.from_wire(wire["advisories"])
         for key, (us, halt) in wire["halts"].items():
@@ -557,6 +559,8 @@ class Fleet:
             self._policy = (us, PolicyChanged.model_validate(policy))
         for key, (us, reset) in wire.get("resets", {}).items():
             self._resets[key] = (us, AttemptsReset.model_validate(reset))
+        for us, settled in wire.get("identities", {}).values():
+            self._identities.settlements.add(IdentitySettled.model_validate(settled), us)
 
 
 def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
@@ -579,20 +583,6 @@ def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion 
         is_limited = old and new and max(old) == max(new) and not lists_differ
         changed[line] = max(differ) if is_limited else None
     return changed
-
-
-def _aliases(device: Device) -> tuple[str, ...]:
-    """Return the other keys under which records of this Mac can exist; none for a partial record.
-
-    First `serial:` with its serial number, then its enrollment id.
-    """
-    if device.is_partial:
-        return ()
-    serial, enrollment = device.serial, device.enrollment_id
-    by_serial = (SERIAL_SUBJECT_PREFIX + serial,) if serial and is_real_serial(serial) else ()
-    if enrollment is None or enrollment == device.udid:
-        return by_serial
-    return (*by_serial, enrollment)
 
 
 def _policy_order(one: tuple[int, PolicyChanged]) -> tuple[int, str, str]:

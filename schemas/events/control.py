@@ -1,4 +1,4 @@
-"""Decisions of operators: policy, halts, approvals, resets of attempts."""
+"""Decisions of operators: policy, halts, approvals, resets of attempts, identities of Macs."""
 
 from typing import Annotated, Literal
 
@@ -95,6 +95,37 @@ class AttemptsReset(WireModel):
         Such as `site:london` or `site:london unreachable`.
         """
         return self.scope.key if self.cause is None else f"{self.scope.key} {self.cause.value}"
+
+
+class IdentitySettled(WireModel):
+    """A person settled which Mac a UDID or a serial number belongs to, by all reports so far.
+
+    - `merge`: `device` is history, `other` is the Mac. `device` is a UDID whose logic board was
+      exchanged, or an earlier serial number of `other`
+    - `separate`: `device` and `other` are two Macs, although they share an identifier
+    - `forget`: the reports of `device` no longer count, under its UDID or its serial number
+
+    `by` and `why` are the person's name and reason.
+    """
+
+    settlement: Literal["merge", "separate", "forget"]
+    device: UdidField
+    other: UdidField | None = None
+    by: TextField
+    why: Annotated[TextField, StringConstraints(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_two_unless_it_forgets(self) -> "IdentitySettled":
+        if (self.settlement == "forget") is not (self.other is None):
+            raise ValueError("merge and separate name two identifiers, forget names one")
+        if self.device == self.other:
+            raise ValueError("the two identifiers are the same")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The identifiers, sorted, with a space: of two settlements of one key the later counts."""
+        return " ".join(sorted({self.device, self.other or self.device}))
 
 
 class Approval(WireModel):

@@ -8,6 +8,7 @@ from schemas.ids import SerialField, SiteField, TextField, UdidField
 from schemas.macos import BuildField, OSVersionField
 from schemas.model import WireModel
 
+Ownership = Literal["company", "loan", "personal"]
 InventorySource = Literal["mdm", "ddm", "jamf", "osquery", "munki", "executor", "admin", "other"]
 
 
@@ -22,6 +23,9 @@ class InventoryReported(WireModel):
     - `activations`: the activations of this device that were confirmed after a reinstall
     - `compliant`: the source's own verdict
     - `loan_returned_at`: the time at which a loan unit was last returned, to be reinstalled
+    - `ownership`, `never_erase`, `retired`: statements of the owner, counted from `admin` only; a
+      retired Mac is sold, lost or replaced
+    - `enrollment_id`: counted from `mdm`, `ddm` and `admin` only
     """
 
     source: InventorySource
@@ -53,3 +57,6 @@ class InventoryReported(WireModel):
     loan_returned_at: AwareDatetime | None = None
     activations: tuple[TextField, ...] | None = None
     compliant: bool | None = None
+    ownership: Ownership | None = None
+    never_erase: bool | None = None
+    retired: bool | None = None

@@ -28,6 +28,7 @@ from tests.factories.control import (
     policy,
     policy_changed,
     reset,
+    settled,
 )
 from tests.factories.devices import (
     MODERN,
@@ -91,6 +92,7 @@ __all__ = [
     "result",
     "resulted",
     "retracted",
+    "settled",
     "situation",
     "superseded",
     "topic_of",

@@ -11,6 +11,7 @@ from schemas.envelope import (
     AttemptsResetEvent,
     HaltClearedEvent,
     HaltSetEvent,
+    IdentitySettledEvent,
     PolicyChangedEvent,
 )
 from schemas.events.control import (
@@ -18,6 +19,7 @@ from schemas.events.control import (
     AttemptsReset,
     HaltScope,
     HaltSet,
+    IdentitySettled,
     ResetScope,
 )
 from schemas.results import ErrorCode
@@ -122,6 +124,17 @@ def reset(cause: ErrorCode | None = None, **scope: Any) -> AttemptsReset:
     """Return a reset of all failed attempts, or of those of a site or a Mac."""
     scope = scope or {"everything": True}
     return AttemptsReset(scope=ResetScope(**scope), cause=cause, by="ada", why="cable replaced")
+
+
+def settled(
+    settlement: str, device: str, other: str | None = None, when: datetime = NOW
+) -> IdentitySettledEvent:
+    """Return the event in which an operator settles the identity of a Mac."""
+    data = IdentitySettled.model_validate(
+        {"settlement": settlement, "device": device, "other": other, "by": "ada", "why": "seen it"}
+    )
+    event: IdentitySettledEvent = make_event(IdentitySettledEvent, data.key, when, data)
+    return event
 
 
 def attempts_reset(

@@ -46,6 +46,10 @@ MODERN: dict[str, Any] = {
 }
 
 
+# Fields that count from some sources only.
+STATED = ("ownership", "never_erase", "retired", "enrollment_id")
+
+
 def build_of(version: str) -> str | None:
     """Return the build of a known release, None for another version."""
     return RELEASES[version][0] if version in RELEASES else None
@@ -71,8 +75,10 @@ def mac(
         device = apply_token_updated(device, MdmTokenUpdated(udid=udid, tally=1), long_ago)
         poll = InventoryReported(source="mdm", udid=udid)
         device = apply_inventory(device, poll, to_us(mdm_seen_at or seen_at))
+    stated = {name: known.pop(name) for name in STATED if name in known}
     report = InventoryReported.model_validate({"source": source, "udid": udid, **known})
-    return apply_inventory(device, report, to_us(seen_at))
+    device = apply_inventory(device, report, to_us(seen_at))
+    return with_report(device, seen_at, "admin", **stated) if stated else device
 
 
 def with_report(device: Device, when: datetime, source: str = "osquery", **facts: Any) -> Device:

@@ -30,6 +30,8 @@ NOTHING = frozenset(
         Reason.UDID_UNKNOWN,
         Reason.SUPPLEMENT_PENDING,
         Reason.USER_ENROLLED,
+        Reason.PERSONAL,
+        Reason.RETIRED,
         Reason.MODEL_UNKNOWN,
         Reason.EXEMPT,
         Reason.UNCERTAIN,
@@ -60,6 +62,8 @@ HOLD = frozenset(Reason) - SEND - (NOTHING - {Reason.MODEL_UNKNOWN, Reason.EXEMP
 REASON_OF_GATE: dict[str, set[str]] = {
     "site": {Reason.SITE_UNKNOWN},
     "exemption": {Reason.EXEMPT},
+    "owner": {Reason.OWNER_UNKNOWN, Reason.NEVER_ERASE, Reason.NOT_A_LOAN},
+    "identity": {Reason.IDENTITY_CONFLICT},
     "halt": {Reason.HALTED},
     "fresh": {Reason.STALE_INVENTORY},
     "job_open": {Reason.JOB_OPEN},

@@ -3,11 +3,19 @@
 Nearly every alias has one Mac: its UDID is then kept without a tuple around it.
 """
 
+from typing import Final
+
 from schemas.ids import is_real_serial
+
+# Of invented Macs that all report one serial number, more would cost time and show nothing new.
+MOST_UDIDS: Final = 16
 
 
 class AliasIndex:
-    """The UDIDs of all Macs that reported an alias at any time, in the order of their reports."""
+    """The UDIDs of the Macs that reported an alias at any time, in the order of their reports.
+
+    Of an alias that more than MOST_UDIDS Macs reported, the first ones.
+    """
 
     def __init__(self) -> None:
         self._udids: dict[str, str | tuple[str, ...]] = {}
@@ -28,7 +36,7 @@ class AliasIndex:
         elif isinstance(known, str):
             if known != udid:
                 self._udids[alias] = (known, udid)
-        elif udid not in known:
+        elif udid not in known and len(known) < MOST_UDIDS:
             self._udids[alias] = (*known, udid)
 
     def remove(self, alias: str | None, udid: str) -> None:

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from pipeline.state.compact.seen_days import add_day
 from pipeline.state.compact.timestamps import changed_since, record_if_newer
-from pipeline.state.device import FIRST_REPORTED, INDEX, SEEN_BY, SEEN_BY_OTHERS, Device, to_us
-from pipeline.state.device_folds import inventory_values
+from pipeline.state.device import INDEX, SEEN_BY, SEEN_BY_OTHERS, Device, to_us
+from pipeline.state.device_folds import reported_values
 from schemas.envelope import InventoryEvent
 from schemas.fast.report_peek import TELEMETRY_FIELDS, ReportPeek
 
@@ -33,7 +33,7 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
     then be decoded.
     """
     bits, values = SEEN_BY[event.data.source], device.values
-    for index, value in enumerate(inventory_values(event.data.__dict__), FIRST_REPORTED):
+    for index, value in reported_values(event.data):
         if value is None:
             continue
         if value != values[index]:

@@ -36,6 +36,13 @@ def merge_days(one: int, other: int) -> int:
     return one | older & _MASK
 
 
+def days_after(days: int, us: int) -> int:
+    """Return the days without that of `us` (microseconds since 1970) and those before it."""
+    newest, bits = days >> _BITS, days & _MASK
+    bits &= (1 << max(min(newest - us // DAY_US, _BITS), 0)) - 1
+    return newest << _BITS | bits if bits else 0
+
+
 def first_later_day_end_us(days: int, us: int) -> int | None:
     """Return the end (in us) of the first day in `days` after the day of `us`; None if none is."""
     newest, bits = days >> _BITS, days & _MASK

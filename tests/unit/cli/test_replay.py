@@ -255,7 +255,7 @@ def test_mac_is_explained_as_json(data_dir: Path) -> None:
     (found,) = lines(drydock("explain", "sntyo-3", "--data-dir", data_dir, "--json"))
     assert found["udid"] == "TYO-3"
     gates = found["decision"]["gates"]
-    assert [gate["gate"] for gate in gates][:4] == ["site", "exemption", "halt", "fresh"]
+    assert [gate["gate"] for gate in gates][:4] == ["site", "exemption", "owner", "identity"]
     assert found["blocked_by"] == next(gate for gate in gates if not gate["passed"])
     assert [job["outcome"] for job in found["jobs"]][-1] in {"open", "expired"}
     assert found["events"][-1]["data"]["free_disk_gb"] == 80.0

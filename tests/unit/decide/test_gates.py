@@ -37,6 +37,8 @@ from tests.factories import (
 GATES = (
     "site",
     "exemption",
+    "owner",
+    "identity",
     "halt",
     "fresh",
     "job_open",

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.ingest import sofa
 from pipeline.state.advisories import Advisories
+from pipeline.state.fleet import Fleet
 from tests.unit.ingest.device_bodies import RECEIVED_AT, event_data, kept, reasons, translate
 
 CASES = Path(__file__).parents[2] / "data" / "ingest"
@@ -161,3 +162,19 @@ def test_an_improvement_with_keys_in_lower_case_is_read() -> None:
     improvement = data["macOS-26.3.1 (a)"]
     assert [str(build) for build in improvement.builds] == ["25D771280a"]
     assert improvement.device_ids == ("J314sAP", "J700AP")
+
+
+def test_a_report_by_the_serial_number_of_twins_is_given_to_neither() -> None:
+    translation = translate("osquery", read("identity-01-one-serial-two-macs.ndjson"))
+    fleet = Fleet()
+    for event in translation.events:
+        fleet.apply(event)
+    macs = {udid: fleet.merged_device(udid) for udid in fleet.macs()}
+    found = {udid.rsplit("-", 1)[-1]: str(device.os_version) for udid, device in macs.items()}
+    assert found == {
+        "000000000051": "26.6",
+        "000000000052": "26.6",
+        "serial:C02DOCKTWINS": "26.0",
+    }
+    codes = {code for device in macs.values() for code, _ in fleet.identity(device).conflicts}
+    assert codes == {"serial_shared"}

@@ -278,7 +278,7 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
     decision_unknown_field: (Check.COMPLETE, "decision.supersedez"),
     decision_moved: (Check.COMPLETE, "inputs.now"),
     decision_of_another_mac: (Check.COMPLETE, "key"),
-    input_that_the_decision_uses: (Check.FROM_RECORD, "decision.gates[10].detail"),
+    input_that_the_decision_uses: (Check.FROM_RECORD, "decision.gates[12].detail"),
     input_that_the_decision_ignores: (Check.FROM_LOG, "inputs.device.facts.hostname[1]"),
     input_job_history: (Check.FROM_LOG, "inputs.job_history[0].report_by_us"),
     input_mangled: (Check.FROM_RECORD, "inputs"),

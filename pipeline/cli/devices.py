@@ -1,0 +1,118 @@
+"""`drydock devices`: settle which Mac an identifier belongs to."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.halt_switch import Bootstrap
+from pipeline.cli.output import emit, fail
+from pipeline.cli.service_client import AsJson, By, FleetOrDataDir, send_request
+
+if TYPE_CHECKING:
+    from schemas.events.control import IdentitySettled
+
+_HELP = "Settle which Mac an identifier belongs to, where records contradict each other."
+
+app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
+
+Why = Annotated[str, typer.Option(help="The reason, for people.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Settle which Mac an identifier belongs to, where records contradict each other."""
+
+
+@app.command()
+def merge(
+    old: Annotated[
+        str, typer.Argument(help="The UDID that is history, or an earlier serial number of NEW.")
+    ],
+    new: Annotated[str, typer.Argument(help="The UDID of the Mac.")],
+    why: Why,
+    data_dir: FleetOrDataDir = None,
+    bootstrap: Bootstrap = None,
+    by: By = "unknown",
+    as_json: AsJson = False,
+) -> None:
+    """Settle that both records are one Mac: OLD is history, as after an exchanged logic board.
+
+    OLD is retired and gets no job, unless it reports again.
+    """
+    wanted = {"settlement": "merge", "device": old, "other": new, "by": by, "why": why}
+    _settle(wanted, data_dir, bootstrap, as_json=as_json)
+
+
+@app.command()
+def separate(
+    one: Annotated[str, typer.Argument(help="The UDID of one Mac.")],
+    other: Annotated[str, typer.Argument(help="The UDID of the other Mac.")],
+    why: Why,
+    data_dir: FleetOrDataDir = None,
+    bootstrap: Bootstrap = None,
+    by: By = "unknown",
+    as_json: AsJson = False,
+) -> None:
+    """Settle that two Macs share an identifier, such as clones of a virtual machine.
+
+    Both may be reinstalled again. Commands then need a UDID: the serial number names neither.
+    """
+    wanted = {"settlement": "separate", "device": one, "other": other, "by": by, "why": why}
+    _settle(wanted, data_dir, bootstrap, as_json=as_json)
+
+
+@app.command()
+def forget(
+    name: Annotated[str, typer.Argument(help="The UDID or serial number of the Mac.")],
+    why: Why,
+    data_dir: FleetOrDataDir = None,
+    bootstrap: Bootstrap = None,
+    by: By = "unknown",
+    as_json: AsJson = False,
+) -> None:
+    """Forget all reports of a Mac up to now; it is known again once it reports.
+
+    Its jobs and past decisions stay in the log. On Kafka, a serial number names only the reports
+    without a UDID.
+    """
+    wanted = {"settlement": "forget", "device": name, "by": by, "why": why}
+    _settle(wanted, data_dir, bootstrap, as_json=as_json)
+
+
+def _settle(
+    wanted: dict[str, str], data_dir: Path | None, bootstrap: str | None, *, as_json: bool
+) -> None:
+    from pipeline.embedded import settlement_requests
+    from pipeline.embedded.operator_requests import InvalidRequestError
+
+    if data_dir is not None and bootstrap is not None:
+        fail("--data-dir is an embedded service, --bootstrap a fleet on Kafka: choose one")
+    body = json.dumps(wanted).encode()
+    try:
+        prepare = settlement_requests.settle(body)
+        settled = settlement_requests.parse_settlement(
+            settlement_requests.SettlementRequest.model_validate_json(body)
+        )
+    except InvalidRequestError as error:
+        fail(str(error))
+    if data_dir is None:
+        _publish(bootstrap, settled)
+        response = {"settled": settled.key}
+    else:
+        response = send_request(data_dir, "POST", settlement_requests.PATH, prepare, body)
+    emit(json.dumps(response) if as_json else f"settled: {response['settled']}")
+
+
+def _publish(bootstrap: str | None, settled: "IdentitySettled") -> None:
+    """Publish the settlement; return once it is in the control topic.
+
+    Exit 2 if the settings are invalid, or if Kafka does not confirm it.
+    """
+    from pipeline.cli.control_topic import fleet_settings, publish_or_fail
+    from pipeline.embedded import control_events
+
+    settings = fleet_settings(bootstrap)
+    publish_or_fail(settings, control_events.identity_settled(settled, datetime.now(UTC)))
