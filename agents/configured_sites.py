@@ -16,7 +16,7 @@ from agents.config.servers import open_server
 from agents.config.ssh_access import open_ssh
 from agents.destructive_lock import DestructiveLock
 from agents.mac import Mac
-from agents.mdm.answers import AnswerStore, Finding
+from agents.mdm.answers import AnswerStore, Finding, QueryAnswer
 from agents.mdm.mac import MdmMacs
 from agents.mdm.metrics import MdmMetrics
 from agents.mdm.queries import MacQueries
@@ -66,7 +66,8 @@ class ConfiguredSites:
     """The live sites of one process, with one store in `folder` for the answers of their Macs.
 
     `now` is the clock, `environment` has the secrets of variables. `on_finding` is called with each
-    answer that needs attention. `is_current` is False while events of the past are being read; no
+    answer that needs attention, `on_query_answer` with the first answer to each query that this
+    process sent. `is_current` is False while events of the past are being read; no
     Mac is looked at before. `transport` replaces the network. Opening raises ServerConfigError for
     a server that cannot be used as configured, and OpenError if the store cannot be opened; a
     damaged store is replaced, since it is filled again from the events.
@@ -79,11 +80,14 @@ class ConfiguredSites:
         *,
         now: Callable[[], datetime],
         on_finding: Callable[[Finding], None],
+        on_query_answer: Callable[[QueryAnswer], None] = lambda _: None,
         is_current: Callable[[], bool] = lambda: True,
         environment: Mapping[str, str] = os.environ,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self.now = now
         self._on_finding = on_finding
+        self._on_query_answer = on_query_answer
         self._prune_at: datetime | None = None
         self._servers = {
             name: {
@@ -117,15 +121,11 @@ class ConfiguredSites:
         """Return the access to the Macs of a site; None if the site is in dry run."""
         return self._accesses.get(site)
 
-    def queries_per_minute(self, site: str, server: str | None) -> int:
-        """Return the budget of queries of an MDM server.
-
-        0 if the site is in dry run or does not have the server. None as a name is the only server.
-        """
+    def query_budgets(self, site: str) -> Mapping[str, int]:
+        """Return the budget of queries of each MDM server of a site; none if it is in dry run."""
         config = self._config.sites.get(site)
         servers = () if config is None else config.mdm_servers
-        named = [one for one in servers if server in (one.name, None)]
-        return named[0].max_queries_per_minute if len(named) == 1 else 0
+        return {server.name: server.max_queries_per_minute for server in servers}
 
     def position(self, feed: str) -> int | None:
         """Return the position in a feed of events up to which they are applied; None before."""
@@ -144,6 +144,8 @@ class ConfiguredSites:
         applied = self.answers.add_events(events, now, positions)
         for finding in applied.findings:
             self._on_finding(finding)
+        for answer in applied.query_answers:
+            self._on_query_answer(answer)
         return applied.udids
 
     def close(self) -> None:

@@ -19,8 +19,8 @@ from agents.configured_sites import ConfiguredSites, finding_reporter
 from agents.halts import HaltReader
 from agents.job_consumer import GroupMember, JobConsumer
 from agents.leases import LeaseManager
+from agents.live_site import LiveSite
 from agents.mdm.metrics import MdmMetrics
-from agents.mdm.reader import AnswerReader
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.result_producer import ResultProducer
@@ -45,8 +45,6 @@ _KEYS_INTERVAL_S: Final = 15.0
 # its supervisor starts it again.
 _WATCHDOG_S: Final = 60.0
 _WATCH_INTERVAL_S: Final = 0.5
-# Longer than one request of the reader to Kafka.
-_STOP_READER_S: Final = 5.0
 _HUNG_EXIT_CODE: Final = 70
 
 
@@ -106,7 +104,8 @@ class _Agent:
         self._space = SpaceReserve(plan.data_dir)
         self._skew = ClockSkew(log)
         self._result_producer = ResultProducer(plan.connection, self._skew)
-        self._answers: AnswerReader | None = None
+        self._live: LiveSite | None = None
+        self._mdm_metrics = MdmMetrics(self._metrics.registry)
         self._sites = self._open_sites()
         access = plan.access if self._sites is None else self._sites.access(plan.site)
         self._site = SiteContext(
@@ -133,8 +132,12 @@ class _Agent:
         )
         self._stop_requested = threading.Event()
         if self._sites is not None:
-            self._answers = AnswerReader(
-                plan.connection, self._sites, self._job_consumer.wake, plan.clock.now, log
+            self._live = LiveSite(
+                *(self._sites, plan.connection, member),
+                wake=self._job_consumer.wake,
+                keys=keys.current,
+                metrics=self._mdm_metrics,
+                log=log,
             )
 
     def _open_sites(self) -> ConfiguredSites | None:
@@ -150,14 +153,15 @@ class _Agent:
                 AgentConfig(sites={site: config.sites[site]}),
                 self._plan.data_dir,
                 now=self._plan.clock.now,
-                on_finding=finding_reporter(self._log, MdmMetrics(self._metrics.registry)),
+                on_finding=finding_reporter(self._log, self._mdm_metrics),
+                on_query_answer=self._mdm_metrics.count_query_answer,
                 is_current=self._are_answers_known,
             )
         except (ServerConfigError, OpenError) as error:
             raise AgentError(str(error)) from error
 
     def _are_answers_known(self) -> bool:
-        return self._answers is not None and self._answers.is_current()
+        return self._live is not None and self._live.are_answers_known()
 
     def run(self) -> None:
         """Run until stopped. Raises AgentError if the probe or the job consumer fails."""
@@ -166,8 +170,8 @@ class _Agent:
         probe = self._probe()
         self._log_startup(probe)
         self._halts.start()
-        if self._answers is not None:
-            self._answers.start()
+        if self._live is not None:
+            self._live.start()
         self._job_consumer.start()
         draining = False
         while self._job_consumer.is_alive():
@@ -178,10 +182,8 @@ class _Agent:
             self._watch(draining=draining)
             self._job_consumer.join(_WATCH_INTERVAL_S)
         self._halts.stop()
-        if self._answers is not None and self._sites is not None:
-            self._answers.stop()
-            self._answers.join(_STOP_READER_S)
-            self._sites.close()
+        if self._live is not None:
+            self._live.stop()
         self._result_producer.close()
         if probe is not None:
             probe.stop()

@@ -22,6 +22,7 @@ from runtime.metrics import (
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
+from schemas.queries import QueryKind
 from schemas.results import Outcome
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, STATE, TOPICS
 
@@ -132,6 +133,13 @@ class Metrics:
             registry=registry,
         )
 
+        self._due_queries = Counter(
+            "drydock_queries_due",
+            "Queries of Macs that became due and were given to the site's agent.",
+            ["kind"],
+            registry=registry,
+        )
+
     def _initialise_series(self) -> None:
         for topic in EVENT_TOPICS:
             self._age.labels(topic)
@@ -145,6 +153,8 @@ class Metrics:
         for action in (*(action.value for action in Action), NO_ACTION):
             for outcome in Outcome:
                 self._results.labels(action, outcome.value)
+        for kind in QueryKind:
+            self._due_queries.labels(kind.value)
         for cause in DOUBT_CAUSES:
             self._doubted.labels(cause)
         self._initialise_worker_series()
@@ -217,6 +227,10 @@ class Metrics:
         """Count jobs that were sent to a site again: none of its agents had accepted them."""
         self.add_sites((site,))
         self._offered_again.labels(site).inc(count)
+
+    def count_due_queries(self, kind: QueryKind, count: int = 1) -> None:
+        """Count queries of Macs that became due."""
+        self._due_queries.labels(kind.value).inc(count)
 
     def observe_job_duration(self, action: Action, duration_s: float) -> None:
         """Observe the seconds from the issue of a job to its success; below 0 counts as 0."""

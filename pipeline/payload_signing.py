@@ -1,4 +1,4 @@
-"""Sign jobs and approvals, as the deciding side: a site has no code that signs.
+"""Sign jobs, approvals and queries, as the deciding side: a site has no code that signs.
 
 `schemas/signed_payloads.py` reads the signed bytes back.
 """
@@ -11,9 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from schemas.events.control import Approval, ApprovalGranted
 from schemas.fast.json_bytes import job_json
 from schemas.jobs import Job, JobIssued
+from schemas.queries import MacQuery
 from schemas.signing import (
     APPROVAL_PAYLOAD,
     JOB_PAYLOAD,
+    QUERY_PAYLOAD,
     Signature,
     Signed,
     bytes_to_sign,
@@ -34,6 +36,11 @@ def sign_approval(approval: Approval, key: Ed25519PrivateKey) -> ApprovalGranted
     """Return the approval with an envelope that `key`, the approver's, signed."""
     payload = approval.model_dump_json(exclude_none=True).encode()
     return ApprovalGranted(approval=approval, signed=sign(payload, APPROVAL_PAYLOAD, key))
+
+
+def sign_query(query: MacQuery, key: Ed25519PrivateKey) -> Signed:
+    """Return an envelope with the query that `key`, the one that signs jobs, signed."""
+    return sign(query.model_dump_json(exclude_none=True).encode(), QUERY_PAYLOAD, key)
 
 
 def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signed:

@@ -1,8 +1,12 @@
 """Read-only queries of Macs over MDM: the pipeline selects them, an agent sends them."""
 
-from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from schemas.ids import SiteField, TextField, UdidField
+from schemas.model import WireModel
 
 
 class QueryKind(StrEnum):
@@ -14,16 +18,21 @@ class QueryKind(StrEnum):
     """Enrollment and bootstrap token: the command SecurityInfo."""
 
 
-@dataclass(frozen=True, slots=True)
-class MacQuery:
-    """A query that is due since `due_at`.
+class MacQuery(WireModel):
+    """A query that is due since `due_at`, and void from `expires_at` on: then it is asked again.
 
-    `known_us` is the time of the Mac's report of the queried fields, in microseconds since 1970; 0
-    for never. It is the same until the Mac answers, so it identifies the query.
+    - `server`: the MDM server of the Mac's enrollment; None if it is unknown.
+    - `known_us`: the time of the Mac's report of the queried fields, or of its last Authenticate if
+      that is later, in microseconds since 1970; 0 for never. It is the same until the Mac answers
+      or enrolls again, so it identifies the query.
+    - `is_urgent`: the end of an open job waits for the answer.
     """
 
-    udid: str
-    site: str
+    udid: UdidField
+    site: SiteField
+    server: TextField | None = None
     kind: QueryKind
-    known_us: int
-    due_at: datetime
+    known_us: Annotated[int, Field(ge=0)]
+    is_urgent: bool = False
+    due_at: AwareDatetime
+    expires_at: AwareDatetime

@@ -1,4 +1,4 @@
-"""Read jobs and approvals back from signed bytes.
+"""Read jobs, approvals and queries back from signed bytes.
 
 An executor acts only on the job in the signed bytes. The readable copy beside them serves people
 and logs, and must equal it.
@@ -11,7 +11,15 @@ from pydantic import ValidationError
 
 from schemas.events.control import Approval
 from schemas.jobs import Job
-from schemas.signing import APPROVAL_PAYLOAD, JOB_PAYLOAD, SignatureError, Signed, verify
+from schemas.queries import MacQuery
+from schemas.signing import (
+    APPROVAL_PAYLOAD,
+    JOB_PAYLOAD,
+    QUERY_PAYLOAD,
+    SignatureError,
+    Signed,
+    verify,
+)
 
 PublicKeys = Mapping[str, Ed25519PublicKey]
 
@@ -40,3 +48,16 @@ def verify_approval(signed: Signed, keys: PublicKeys) -> Approval:
         return Approval.model_validate_json(payload)
     except ValidationError as error:
         raise SignatureError("the signed bytes are not an approval") from error
+
+
+def verify_query(signed: Signed, keys: PublicKeys) -> MacQuery:
+    """Return the query in the envelope.
+
+    Raises SignatureError if none of `keys` (by key id) signed it as a query, or if the signed bytes
+    are not a valid query.
+    """
+    payload = verify(signed, QUERY_PAYLOAD, keys)
+    try:
+        return MacQuery.model_validate_json(payload)
+    except ValidationError as error:
+        raise SignatureError("the signed bytes are not a query") from error

@@ -19,6 +19,7 @@ from schemas.model import WireModel
 
 JOB_PAYLOAD: Final = "application/vnd.drydock.job.v1+json"
 APPROVAL_PAYLOAD: Final = "application/vnd.drydock.approval.v1+json"
+QUERY_PAYLOAD: Final = "application/vnd.drydock.query.v1+json"
 _MAX_SIGNATURES: Final = 8
 _LONGEST_PAYLOAD: Final = 256 * 1024
 

@@ -45,6 +45,7 @@ from schemas.envelope import (
 from schemas.fast.murmur2 import murmur2
 from schemas.feeds import FeedState
 from schemas.model import WireModel
+from schemas.signing import Signed
 
 # All topics keyed by UDID have this count, so that one worker owns all records of a Mac. It cannot
 # be changed later: keys would move to other partitions.
@@ -69,6 +70,8 @@ class Partitioning(StrEnum):
     """By UDID, shared by the executors of one site: the jobs of one Mac stay in order."""
     WHOLE = "whole"
     """One partition, which every reader reads completely, in one order."""
+    LEADER = "leader"
+    """One partition: the member of a group that owns it is the only one to do its work."""
     FREE = "free"
     """No order and no owner: partitions can be added at any time."""
 
@@ -302,7 +305,28 @@ FEEDS: Final = Topic(
     ),
     settings=_STATE_SETTINGS,
 )
-INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH_STATE, FEEDS)
+QUERIES: Final = Topic(
+    name="drydock.queries.{site}.v1",
+    key="UDID",
+    partitioning=Partitioning.LEADER,
+    models=(Signed,),
+    partitions=1,
+    # A query expires within a day: then it is asked again.
+    retention=timedelta(days=2),
+    compacted=False,
+    description=(
+        "Signed read-only queries of the Macs of one site. The agent that owns the partition sends "
+        "them, within the budget of each MDM server."
+    ),
+)
+INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (
+    ATTEMPTS,
+    STATE,
+    DISPATCH,
+    DISPATCH_STATE,
+    FEEDS,
+    QUERIES,
+)
 
 
 @lru_cache(maxsize=4096)
@@ -314,6 +338,11 @@ def jobs_topic(site: str) -> str:
 def attempts_topic(site: str) -> str:
     """Return the name of the topic with the journal of a site's executors."""
     return ATTEMPTS.name.format(site=site)
+
+
+def queries_topic(site: str) -> str:
+    """Return the name of the topic with the queries of a site's Macs."""
+    return QUERIES.name.format(site=site)
 
 
 def topic_settings(topic: Topic, replication: int) -> dict[str, str]:

@@ -85,10 +85,11 @@ def summary_lines(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"{row['site']} ({row['time_zone']})"
     yield f"  methods: {', '.join(row['methods'])}"
     for server in row["mdm_servers"]:
+        yield f"  server {server['name']}: {server['kind']} at {server['url']}"
         yield (
-            f"  server {server['name']}: {server['kind']} at {server['url']}, at most"
-            f" {server['max_requests_per_s']:g} requests/s and {server['max_open_commands']} open"
-            f" commands, timeout {server['timeout_s']:g} s"
+            f"    at most {server['max_requests_per_s']:g} requests/s,"
+            f" {server['max_open_commands']} open commands,"
+            f" {server['max_queries_per_minute']} queries/min; timeout {server['timeout_s']:g} s"
         )
         yield f"    login: {_secret(server['login'])}"
         if server["ddm"]:

@@ -117,12 +117,20 @@ class Finding:
     command: SentCommand | None
 
 
+class QueryAnswer(StrEnum):
+    """Kind of the first final answer to a query of the inventory."""
+
+    ACKNOWLEDGED = "acknowledged"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Effect of events: the Macs with news about a command, and the answers to report."""
+    """Effect of events: the Macs with news about a command, and the answers to report or count."""
 
     udids: frozenset[str]
     findings: tuple[Finding, ...]
+    query_answers: tuple[QueryAnswer, ...] = ()
 
 
 class AnswerStore:
@@ -162,6 +170,7 @@ class AnswerStore:
         """
         udids: set[str] = set()
         findings: list[Finding] = []
+        query_answers: list[QueryAnswer] = []
         with self._lock, self._db.transaction("answers"):
             for event in events:
                 at = event.time if event.time <= now + MAX_AHEAD else now
@@ -169,27 +178,32 @@ class AnswerStore:
                     text = json.dumps(value)
                     self._db.execute(_SET_FACT, (event.subject, name, text, _us(at)))
                 if isinstance(event, CommandReportedEvent):
-                    findings += self._add_report(event, at, now)
+                    self._add_report(event, at, now, findings, query_answers)
                 if event.subject not in udids and self._has_open_command(event.subject):
                     udids.add(event.subject)
             self._db.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?)", (positions or {}).items()
             )
         udids |= {finding.udid for finding in findings}
-        return Applied(frozenset(udids), tuple(findings))
+        return Applied(frozenset(udids), tuple(findings), tuple(query_answers))
 
     def _add_report(
-        self, event: CommandReportedEvent, at: datetime, now: datetime
-    ) -> list[Finding]:
-        """Store an Idle or an answer; return the findings about it."""
+        self,
+        event: CommandReportedEvent,
+        at: datetime,
+        now: datetime,
+        findings: list[Finding],
+        query_answers: list[QueryAnswer],
+    ) -> None:
+        """Store an Idle or an answer; add the findings about it, and the answer to a query."""
         data, udid = event.data, event.subject
         if data.status == IDLE:
             self._db.execute(_COUNT_IDLE, (udid, _us(at), _us(now)))
-            return []
+            return
         uuid = (data.command_uuid or "").upper()
         self._db.execute(_BEGIN_IDLE_ANEW, (udid, uuid, _us(at)))
         if not may_be_ours(uuid):
-            return []
+            return
         earlier = self._answers(uuid)
         answer = Answer(event.id, at, data.status, data.error_chain, data.install_actions)
         added = self._db.execute(
@@ -197,16 +211,18 @@ class AnswerStore:
             (uuid, event.id, _us(at), data.status, _content(answer)),
         ).rowcount
         if not added or not answer.is_final:
-            return []
+            return
         command = self._command(uuid)
         finals = [one for one in earlier if one.is_final]
         if finals:
             equal = any(one.content == answer.content for one in finals)
             kind = FindingKind.REPEATED_ANSWER if equal else FindingKind.DIFFERENT_ANSWER
-            return [Finding(kind, uuid, udid, answer, command)]
-        if command is not None and command.closed and not command.is_safe:
-            return [Finding(FindingKind.LATE_ANSWER, uuid, udid, answer, command)]
-        return []
+            findings.append(Finding(kind, uuid, udid, answer, command))
+        elif command is not None and command.is_query:
+            is_done = answer.error is None
+            query_answers.append(QueryAnswer.ACKNOWLEDGED if is_done else QueryAnswer.FAILED)
+        elif command is not None and command.closed and not command.is_safe:
+            findings.append(Finding(FindingKind.LATE_ANSWER, uuid, udid, answer, command))
 
     def _has_open_command(self, udid: str) -> bool:
         query = "SELECT 1 FROM commands WHERE udid = ? AND NOT closed LIMIT 1"

@@ -32,6 +32,8 @@ from schemas.results import ErrorCode
 ACKNOWLEDGED: Final = "Acknowledged"
 NOT_NOW: Final = "NotNow"
 IDLE: Final = "Idle"
+# The orders of queries of the inventory begin with it.
+QUERY_PREFIX: Final = "query/"
 # A Mac answers a command within seconds, but one that only begins a long task can take minutes.
 LOST_AFTER: Final = timedelta(minutes=10)
 
@@ -134,6 +136,11 @@ class SentCommand:
     def job_id(self) -> str:
         """Id of the job to which the order belongs."""
         return self.order.partition("/")[0]
+
+    @property
+    def is_query(self) -> bool:
+        """True if it is a query of the inventory, of no job."""
+        return self.order.startswith(QUERY_PREFIX)
 
     @property
     def is_safe(self) -> bool:

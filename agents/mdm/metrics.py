@@ -1,10 +1,11 @@
 """Metrics of the queries of Macs and of their answers, for each program with executors."""
 
+from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from agents.mdm.answers import FindingKind
+from agents.mdm.answers import FindingKind, QueryAnswer
 from agents.mdm.queries import QueryOutcome
 
 _HOUR_S: Final = 3600
@@ -37,6 +38,19 @@ class MdmMetrics:
             buckets=_DELAYS_S,
             registry=registry,
         )
+        self._waiting = Gauge(
+            "drydock_mdm_queries_waiting",
+            "Queries that are due and wait for the budget of their server.",
+            registry=registry,
+        )
+        self._answered = Counter(
+            "drydock_mdm_queries_answered",
+            "Queries that a Mac has answered.",
+            ["status"],
+            registry=registry,
+        )
+        for status in QueryAnswer:
+            self._answered.labels(status.value)
 
     def count_finding(self, kind: FindingKind) -> None:
         """Count one answer."""
@@ -47,3 +61,11 @@ class MdmMetrics:
         self._queries.labels(outcome.value).inc()
         if outcome is QueryOutcome.SENT:
             self._delays.observe(delay_s)
+
+    def count_query_answer(self, answer: QueryAnswer) -> None:
+        """Count the first final answer to a query."""
+        self._answered.labels(answer.value).inc()
+
+    def watch_waiting(self, waiting: Callable[[], int]) -> None:
+        """Let the gauge of waiting queries have the value of this function."""
+        self._waiting.set_function(waiting)

@@ -10,11 +10,9 @@ The CommandUUID is derived from the Mac and the time of its newest report. So an
 store of another one sends the same command, which the server has already and does not queue twice.
 """
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -22,8 +20,10 @@ from typing import Final
 from agents.mac import Obstacle, UnreachableError
 from agents.mdm.answers import AnswerStore
 from agents.mdm.commands import Command, RequestType, device_information, security_info
+from agents.mdm.delivery import QUERY_PREFIX, Delivery, SentCommand, State
 from agents.mdm.facts import Name
 from agents.mdm.mac import MdmMacs
+from agents.mdm.query_backlog import QueryBacklog, WaitingQuery
 from agents.mdm.server import ServerUnavailableError
 from runtime.logs import Log
 from runtime.retry import BROKER, Backoff
@@ -37,6 +37,7 @@ _COMMANDS: Final[Mapping[QueryKind, tuple[Callable[[str, int], Command], Request
 # Half a day of the default budget, for an outage of the server. A query that finds no room is asked
 # again after its interval.
 _MAX_WAITING: Final = 100_000
+_BUDGET_INTERVAL_S: Final = 1.0
 _LOG_INTERVAL_S: Final = 30.0
 
 
@@ -46,6 +47,8 @@ class QueryOutcome(StrEnum):
     SENT = "sent"
     OPEN = "open"
     """An earlier query has no answer yet, so none was sent."""
+    ANSWERED = "answered"
+    """The Mac has answered it: the query was read twice, or the answer came meanwhile."""
     HELD = "held"
     """The Mac is in Setup Assistant, or a new enrollment profile waits for it."""
     NOT_ENROLLED = "not_enrolled"
@@ -54,6 +57,8 @@ class QueryOutcome(StrEnum):
     """The server refused the command or Drydock's login, or our code failed."""
     UNAVAILABLE = "unavailable"
     """The server did not respond, or the answers of the Macs are not read yet."""
+    REFUSED = "refused"
+    """No trusted key signed it for the site."""
     DROPPED = "dropped"
     """Too many queries waited."""
 
@@ -83,61 +88,104 @@ class MacQueries:
         # The Mac may never get to a command behind a new enrollment profile.
         if self._macs.has_open(query.udid, RequestType.INSTALL_PROFILE):
             return QueryOutcome.HELD
-        prefix = f"query/{query.udid}/{query.kind}"
+        prefix = f"{QUERY_PREFIX}{query.udid}/{query.kind}"
         order = f"{prefix}/{query.known_us}"
         # Not their count: the store forgets old ones, and a repeated id is never delivered.
         earlier = self._answers.deliveries(order, self._now())
+        if earlier and _is_answered(query, *earlier[-1]):
+            return QueryOutcome.ANSWERED
         number = earlier[-1][0].number + 1 if earlier else 0
         command = make(order, number)
         self._macs.send(enrollment, query.udid, order, command, number, has_job=False)
         self._answers.keep_newest(prefix, order)
         return QueryOutcome.SENT
 
-    def delay_s(self, query: MacQuery) -> float:
-        """Return the seconds since the query was due."""
-        return (self._now() - query.due_at).total_seconds()
-
 
 class QuerySender(threading.Thread):
     """Thread that sends the queries of one site. Any thread may call `ask`, which does not wait.
 
-    `count` is called with each outcome, and the seconds since the query was due.
+    `budgets` are those of QueryBacklog, `now` is the clock. `count` is called with each outcome,
+    and the seconds since the query was due.
     """
 
     def __init__(
-        self, queries: MacQueries, count: Callable[[QueryOutcome, float], None], log: Log
+        self,
+        queries: MacQueries,
+        budgets: Mapping[str, int],
+        now: Callable[[], datetime],
+        count: Callable[[QueryOutcome, float], None],
+        log: Log,
     ) -> None:
         super().__init__(daemon=True, name="queries")
         self._queries = queries
+        self._now = now
         self._count = count
         self._log = log
-        self._waiting: queue.Queue[MacQuery | None] = queue.Queue(_MAX_WAITING)
+        self._changed = threading.Condition()
+        self._backlog = QueryBacklog(budgets, _MAX_WAITING)
+        self._sending: WaitingQuery | None = None
         self._ending = threading.Event()
         self._next_log_at = 0.0
 
-    def ask(self, query: MacQuery) -> None:
-        """Let the query be sent."""
-        try:
-            self._waiting.put_nowait(query)
-        except queue.Full:
-            self._count(QueryOutcome.DROPPED, self._queries.delay_s(query))
+    def ask(self, query: MacQuery, offset: int = 0) -> None:
+        """Let the query be sent. `offset` is that of its record, if a topic has it."""
+        with self._changed:
+            has_room = self._backlog.add(query, offset)
+            self._changed.notify()
+        if not has_room:
+            self._count_outcome(QueryOutcome.DROPPED, query)
+
+    def count_refused(self) -> None:
+        """Count a query without a valid signature for the site."""
+        self._count(QueryOutcome.REFUSED, 0.0)
+
+    def clear(self) -> None:
+        """Drop the queries that wait: another agent sends them."""
+        with self._changed:
+            self._backlog.clear()
+
+    def first_offset(self) -> int | None:
+        """Return the lowest offset of the queries that wait or are being sent; None without one."""
+        with self._changed:
+            offsets = [self._backlog.first_offset(), self._sending and self._sending.offset]
+        return min((offset for offset in offsets if offset is not None), default=None)
+
+    def waiting(self) -> int:
+        """Return the number of queries that wait."""
+        with self._changed:
+            return len(self._backlog)
 
     def stop(self) -> None:
         """End the thread after the query that it sends now; after a restart the rest is due."""
         self._ending.set()
-        with suppress(queue.Full):
-            self._waiting.put_nowait(None)
+        with self._changed:
+            self._changed.notify()
         self.join()
 
     def run(self) -> None:
         """Send until stopped. A query whose server does not respond waits behind the others."""
         backoff = Backoff(BROKER)
-        while (query := self._waiting.get()) is not None and not self._ending.is_set():
+        while (waiting := self._next()) is not None:
+            query, offset = waiting
             outcome = self._send(query)
-            self._count(outcome, self._queries.delay_s(query))
+            self._count_outcome(outcome, query)
             if outcome is QueryOutcome.UNAVAILABLE:
-                self.ask(query)
+                self.ask(query, offset)
                 backoff.wait(self._ending)
+
+    def _next(self) -> WaitingQuery | None:
+        """Wait for a query that may be sent, and return it; None when the thread must end."""
+        with self._changed:
+            self._sending = None
+            while not self._ending.is_set():
+                self._sending = self._backlog.pop(self._now())
+                if self._sending is not None:
+                    return self._sending
+                self._changed.wait(_BUDGET_INTERVAL_S if len(self._backlog) else None)
+        return None
+
+    def _count_outcome(self, outcome: QueryOutcome, query: MacQuery) -> None:
+        self._count(outcome, (self._now() - query.due_at).total_seconds())
 
     def _send(self, query: MacQuery) -> QueryOutcome:
         try:
@@ -160,3 +208,8 @@ class QuerySender(threading.Thread):
                     key.DETAIL: str(error) or type(error).__name__,
                 },
             )
+
+
+def _is_answered(query: MacQuery, sent: SentCommand, state: Delivery) -> bool:
+    """Return True if the command was sent since the query was due, and the Mac answered it."""
+    return state.state is State.DONE and sent.sent_at >= query.due_at

@@ -7,7 +7,8 @@
 | SecurityInfo | `user_approved` | EVERY |
 
 A field that was never reported is due at once: an enrollment reports the version, but not the
-supervision. A report of another source counts too.
+supervision. A report of another source counts too. Reports and queries from before the last
+Authenticate are of an ended enrollment: they do not count.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Final
 
 from pipeline.decide.protection import is_retired
 from pipeline.decide.situation import Situation
-from pipeline.state.device import duration_us
+from pipeline.state.device import AUTHENTICATED, duration_us
 from schemas.queries import QueryKind
 
 # An update shows its success only in the version: later queries would hold the site's capacity.
@@ -33,8 +34,9 @@ _URGENT_FIELDS: Final = ("os_version",)
 class QueryNeed:
     """A query that a Mac needs `every_us` after `known_us`, its report of the fields.
 
-    `server` is the MDM server of its enrollment, None if it is unknown. `is_urgent`: the end of an
-    open job waits for the report. Times are microseconds since 1970, 0 for never.
+    `server` is the MDM server of its enrollment, None if it is unknown; `authenticated_us` is its
+    last Authenticate. `is_urgent`: the end of an open job waits for the report. Times are
+    microseconds since 1970, 0 for never.
     """
 
     site: str
@@ -43,6 +45,7 @@ class QueryNeed:
     known_us: int
     every_us: int
     is_urgent: bool
+    authenticated_us: int
 
 
 def query_needs(s: Situation) -> tuple[QueryNeed, ...]:
@@ -59,5 +62,10 @@ def query_needs(s: Situation) -> tuple[QueryNeed, ...]:
         is_urgent = kind is QueryKind.DEVICE_INFORMATION and s.open_job is not None
         every_us = duration_us(OPEN_JOB_EVERY if is_urgent else EVERY)
         known_us = min(map(device.reported_us, _URGENT_FIELDS if is_urgent else fields))
-        needs.append(QueryNeed(site, device.mdm_server, kind, known_us, every_us, is_urgent))
+        needs.append(
+            QueryNeed(
+                *(site, device.mdm_server, kind, known_us, every_us, is_urgent),
+                authenticated_us=device.checkins[AUTHENTICATED],
+            )
+        )
     return tuple(needs)

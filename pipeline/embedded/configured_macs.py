@@ -22,7 +22,8 @@ class ConfiguredMacs:
     ) -> None:
         self._sites = sites
         self._senders = {
-            name: QuerySender(queries, count_query, log) for name, queries in sites.queries.items()
+            name: QuerySender(queries, sites.query_budgets(name), sites.now, count_query, log)
+            for name, queries in sites.queries.items()
         }
         for sender in self._senders.values():
             sender.start()
@@ -44,13 +45,20 @@ class ConfiguredMacs:
         """Return the access to the Macs of a site; None if the site is in dry run."""
         return self._sites.access(site)
 
-    def queries_per_minute(self, site: str, server: str | None) -> int:
-        """Return the budget of queries of an MDM server; 0 if its Macs are not queried."""
-        return self._sites.queries_per_minute(site, server)
+    def is_queried(self, site: str, server: str | None) -> bool:
+        """Return True if Macs of this MDM server are queried."""
+        budgets = self._sites.query_budgets(site)
+        if server is None and len(budgets) == 1:
+            return all(budgets.values())
+        return server is not None and budgets.get(server, 0) > 0
 
     def ask(self, query: MacQuery) -> None:
         """Let a query of a live site be sent; it does not wait."""
         self._senders[query.site].ask(query)
+
+    def waiting_queries(self) -> int:
+        """Return the number of queries that wait for the budget of their server."""
+        return sum(sender.waiting() for sender in self._senders.values())
 
     def close(self) -> None:
         """Stop sending queries, then close the store of answers and the connections."""

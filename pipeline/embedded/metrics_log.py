@@ -1,6 +1,6 @@
 """Metrics and log lines for committed transactions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from runtime.logs import Log
 from schemas import logkeys as key
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent
+from schemas.queries import MacQuery
 from schemas.results import Outcome
 from schemas.topics import TOPICS
 
@@ -79,6 +80,15 @@ class MetricsLog:
                 "journal may lack orders; its Macs are checked, erasing jobs need a new approval",
                 **{key.SITE: doubt.site, key.REASON: doubt.cause},
             )
+
+    def counting(self, ask: Callable[[MacQuery], None]) -> Callable[[MacQuery], None]:
+        """Return a function that counts a query as due, then calls `ask` with it."""
+
+        def count_and_ask(query: MacQuery) -> None:
+            self._metrics.count_due_queries(query.kind)
+            ask(query)
+
+        return count_and_ask
 
     def _record_event(self, event: Event, now: datetime, reconciler: Reconciler) -> None:
         self._metrics.count_event(_TOPIC_OF[type(event)], (now - event.time).total_seconds())

@@ -192,8 +192,11 @@ def _open_macs(
         plan.data_dir,
         now=lambda: datetime.now(UTC),
         on_finding=finding_reporter(log, mdm_metrics),
+        on_query_answer=mdm_metrics.count_query_answer,
     )
-    return ConfiguredMacs(sites, mdm_metrics.count_query, log)
+    macs = ConfiguredMacs(sites, mdm_metrics.count_query, log)
+    mdm_metrics.watch_waiting(macs.waiting_queries)
+    return macs
 
 
 def _service_opener(
@@ -231,7 +234,7 @@ def _service_opener(
             if macs is not None and macs.answers is not None:
                 service.feed_answers(macs.answers, now)
             if isinstance(macs, ConfiguredMacs):
-                service.query_macs(macs.queries_per_minute, macs.ask, now)
+                service.query_macs(macs.is_queried, metrics_log.counting(macs.ask), now)
             undo.pop_all()
         metrics_log.record_lost_entries(service.store.lost_entries)
         metrics_log.record_doubts(service.doubts)

@@ -20,14 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.answer_feed import AnswerFeed
 from agents.site_access import SiteAccess
 from pipeline.decide.decision import decide
-from pipeline.decide.queries import QueryNeed, query_needs
 from pipeline.embedded import control_events
 from pipeline.embedded.answer_feed import LOG_FEED, catch_up
 from pipeline.embedded.executors import Executors
@@ -78,6 +77,10 @@ class Options:
     fast_paths: bool = True
     keep: timedelta | None = None
     tick_budget_s: float | None = None
+
+
+# In one call of `tick`.
+_MAX_QUERIES: Final = 500
 
 
 class Service:
@@ -251,22 +254,18 @@ class Service:
 
     def query_macs(
         self,
-        per_minute: Callable[[str, str | None], int],
+        is_queried: Callable[[str, str | None], bool],
         ask: Callable[[MacQuery], None],
         now: datetime,
     ) -> None:
         """Query Macs whose inventory is old, from now on.
 
-        `per_minute` is as for QueryQueue. `ask` is called with each query when it is due, and must
+        `is_queried` is as for QueryQueue. `ask` is called with each query when it is due, and must
         not wait. Call it before the first `tick`.
         """
-        self._queries, self._ask = QueryQueue(self._query_needs, per_minute), ask
+        self._queries, self._ask = QueryQueue(self.reconciler.query_needs, is_queried), ask
         for udid in self.reconciler.fleet.macs():
             self._queries.update(udid, now)
-
-    def _query_needs(self, udid: str, now: datetime) -> Sequence[QueryNeed]:
-        has_policy = self.reconciler.policy is not None
-        return query_needs(self.reconciler.situation(udid, now)) if has_policy else ()
 
     def _update_queries(self, queries: QueryQueue, committed: Committed) -> None:
         """Set the times of the queries of Macs with events; of all Macs after a policy's change."""
@@ -302,7 +301,7 @@ class Service:
         if self._retention is not None:
             self._retention.work(self.reconciler.fleet, now)
         if self._queries is not None:
-            for query in self._queries.pop_due(now):
+            for query in self._queries.pop_due(now, _MAX_QUERIES):
                 self._ask(query)
 
     def next_wake(self, now: datetime) -> datetime | None:

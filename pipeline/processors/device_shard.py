@@ -14,6 +14,7 @@ Invariant: the row of a Mac that is marked and not decided states it, and its ne
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from pipeline.payload_signing import sign_job
@@ -24,6 +25,7 @@ from pipeline.processors.dirty_rows import DirtyRows
 from pipeline.processors.fast.verified_cache import VerifiedCache
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
+from pipeline.processors.shard_queries import ShardQueries
 from pipeline.processors.unaccepted_jobs import Offer, UnacceptedJobs
 from pipeline.reconcile.changes import Changes, Input
 from pipeline.reconcile.last_decision import LastDecision
@@ -68,10 +70,16 @@ class DeviceShard:
     """The Macs of one partition. Only one task may use it; times are parameters.
 
     `broadcast_offsets` has, by topic, the offset after the last broadcast record by which all Macs
-    are decided.
+    are decided. `query_topics` are the topics of ShardQueries.
     """
 
-    def __init__(self, partition: int, broadcast: BroadcastState, config: ShardConfig) -> None:
+    def __init__(
+        self,
+        partition: int,
+        broadcast: BroadcastState,
+        config: ShardConfig,
+        query_topics: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.partition = partition
         self.reconciler = Reconciler(
             sign=partial(sign_job, key=config.signing_key, fast_paths=config.fast_paths),
@@ -93,6 +101,7 @@ class DeviceShard:
         self._loaded_decisions: dict[str, LastDecision] = {}
         self._loaded_events: dict[str, bytes] = {}
         self._unaccepted = UnacceptedJobs()
+        self._queries = ShardQueries(self.reconciler, query_topics, config.signing_key)
 
     # --- before it begins ---
 
@@ -185,6 +194,10 @@ class DeviceShard:
         else:
             for record in records:
                 self._process(topic, record, now, changes)
+        if topic == INVENTORY.name:
+            self._queries.add_reported(changes.devices)
+        else:
+            self._queries.add(changes.devices)
         if not self._is_catching_up:
             self.reconciler.decide_marked(now, 0, changes)
         self._keep(changes, now)
@@ -256,7 +269,8 @@ class DeviceShard:
         """Do a limited piece of due work; return True if more of it is due now.
 
         Folds new broadcast records, and decides for at most `slice_size` Macs that are queued, due
-        by a timer, or next in the sweep; sends at most as many unaccepted jobs to dispatch again.
+        by a timer, or next in the sweep; sends at most as many unaccepted jobs to dispatch again,
+        and as many queries to the agents.
         Does nothing of it and returns False before `finish_catch_up`.
         """
         self._dirty_rows.refresh_if_due(now)
@@ -268,11 +282,18 @@ class DeviceShard:
             self._queue_affected(new, now)
         self._keep(self.reconciler.advance(now, self._config.slice_size), now)
         self._offer_again(now)
+        self._output.records += self._queries.pop_due(
+            now, self._config.slice_size, self._output.counters
+        )
         due = self.reconciler.next_due_at(now)
-        return self._unaccepted.is_due(now) or (due is not None and due <= now)
+        is_due = due is not None and due <= now
+        return is_due or self._unaccepted.is_due(now) or self._queries.is_due(now)
 
     def is_behind(self, now: datetime) -> bool:
-        """Return True if a Mac is queued or due, or a broadcast is new; sweeps do not count."""
+        """Return True if a Mac is queued or due, or a broadcast is new.
+
+        Sweeps and queries do not count.
+        """
         unread = self._broadcasts_read < len(self._broadcast.records)
         return unread or self.reconciler.queue.has_due(now) or self._unaccepted.is_due(now)
 
@@ -338,6 +359,7 @@ class DeviceShard:
         for rejected in changes.rejections:  # Macs for which deciding raised
             self._dead_letter(INVENTORY.name, rejected.raw, rejected, rejected.udid or "", now)
         self._dirty_rows.add_changes(changes)
+        self._queries.add(changes.job_histories)
         self._dirty_rows.add(udid for udid in changes.marked if queue.is_undecided(udid))
         for topic, offset in changes.offsets.items():
             reached = self.broadcast_offsets.get(topic, 0)

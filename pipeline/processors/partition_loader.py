@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from aiokafka.structs import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
 
+from pipeline.policy.file import read_policy
 from pipeline.processors import rows
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.confirmed_producer import ConfirmedProducer, Row
@@ -32,7 +33,7 @@ from runtime.logs import Log
 from runtime.offset_gaps import OffsetGap, find_gap
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode, Problem
-from schemas.topics import STATE
+from schemas.topics import STATE, queries_topic
 
 _ROWS_PER_STEP: Final = 500
 # More unreadable rows of a partition, and a larger share of them, were written by another version,
@@ -66,7 +67,8 @@ async def read_offsets(reader: OffsetReader, changelogs: Collection[TopicPartiti
 class PartitionLoader:
     """Loads partitions from their changelogs.
 
-    `job_topics` maps existing job topics to their numbers of partitions; the service updates it.
+    `job_topics` and `query_topics` map existing topics of jobs and of queries to their numbers of
+    partitions; the service updates them.
     `known_broadcast_ends` has, by topic, the highest offset in an epoch row that was read.
     """
 
@@ -83,6 +85,7 @@ class PartitionLoader:
         log: Log,
     ) -> None:
         self.job_topics: dict[str, int] = {}
+        self.query_topics: dict[str, int] = {}
         self.known_broadcast_ends: dict[str, int] = {}
         self._broadcast = broadcast
         self._config = config
@@ -92,6 +95,12 @@ class PartitionLoader:
         self._gap_reporter = gap_reporter
         self._clock = clock
         self._log = log
+
+    def lacks_query_topic(self) -> bool:
+        """Return True if a site of the policy in force has no topic for queries."""
+        changed = self._broadcast.fleet.policy
+        sites = () if changed is None else read_policy(changed.text).sites
+        return any(queries_topic(site) not in self.query_topics for site in sites)
 
     async def restore(
         self, changelog: TopicPartition, reader: OffsetReader, offsets: LogOffsets
@@ -290,7 +299,9 @@ class PartitionLoader:
 
     def _new_shard(self, changelog: TopicPartition) -> Shard:
         if changelog.topic == STATE.name:
-            return DeviceShard(changelog.partition, self._broadcast, self._config)
+            return DeviceShard(
+                changelog.partition, self._broadcast, self._config, self.query_topics
+            )
         return DispatchShard(changelog.partition, self._broadcast, self._config, self.job_topics)
 
 

@@ -57,10 +57,19 @@ from runtime.logs import Log, write_library_logs_as_json
 from runtime.retry import QUICK, async_retrying
 from schemas import logkeys as key
 from schemas.signed_payloads import PublicKeys
-from schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
+from schemas.topics import (
+    CONTROL,
+    DEAD_LETTERS,
+    DECISIONS,
+    DISPATCH,
+    DISPATCH_STATE,
+    JOBS,
+    QUERIES,
+    STATE,
+)
 
 _WATCH_INTERVAL_S: Final = 2.0
-# Each count visits all Macs.
+# Each count visits all Macs. Also the interval of the search for topics of new sites.
 _COUNT_INTERVAL_S: Final = 60.0
 _TOPICS_TIMEOUT_S: Final = 10.0
 _UNASSIGNED_SESSIONS: Final = 4
@@ -167,6 +176,7 @@ class _Service:
         self._broadcast_logs: dict[str, BroadcastLog] = {}
         self._reported_shortages: set[str] = set()
         self._counted_at = -_COUNT_INTERVAL_S
+        self._topics_at = monotonic()
         self._unassigned_checks = 0
         self._worker: Worker
         self._app: faust.App
@@ -212,7 +222,7 @@ class _Service:
             log=self._log,
         )
         stack.callback(self._worker.close)
-        self._set_job_topics(counts)
+        self._set_site_topics(counts)
         self._app = make_app(
             plan.connection,
             self._worker,
@@ -344,8 +354,7 @@ class _Service:
         await self._update_fleet_metrics()
         try:
             await self._update_progress()
-            if worker.sites_without_topic():
-                self._set_job_topics(await self._fetch_topics())
+            await self._update_site_topics()
         except KafkaError as error:
             self._progress.reset()
             self._unassigned_checks = 0
@@ -482,13 +491,25 @@ class _Service:
 
     # --- topics ---
 
-    def _set_job_topics(self, counts: dict[str, int]) -> None:
-        start, _, end = JOBS.name.partition("{site}")
-        self._worker.loader.job_topics |= {
-            name: count
-            for name, count in counts.items()
-            if name.startswith(start) and name.endswith(end)
-        }
+    async def _update_site_topics(self) -> None:
+        """Look for topics of sites, if jobs wait for one; once a minute if queries lack one.
+
+        Raises KafkaError if the topics cannot be read.
+        """
+        worker, is_late = self._worker, monotonic() >= self._topics_at + _COUNT_INTERVAL_S
+        if worker.sites_without_topic() or (is_late and worker.loader.lacks_query_topic()):
+            self._topics_at = monotonic()
+            self._set_site_topics(await self._fetch_topics())
+
+    def _set_site_topics(self, counts: dict[str, int]) -> None:
+        loader = self._worker.loader
+        for topic, known in ((JOBS, loader.job_topics), (QUERIES, loader.query_topics)):
+            start, _, end = topic.name.partition("{site}")
+            known.update(
+                (name, count)
+                for name, count in counts.items()
+                if name.startswith(start) and name.endswith(end)
+            )
 
     async def _fetch_topics(self) -> dict[str, int]:
         """Return the numbers of partitions of all topics of the cluster, by name.

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason
 from schemas.jobs import Action
+from schemas.queries import QueryKind
 from schemas.results import Outcome
 
 
@@ -38,6 +39,7 @@ class Counters:
     `dead_letters` by topic and code. `oldest_age_s` is the age of the oldest folded event by topic.
     `durations` has the action of each succeeded job and its seconds from issue to success.
     `offered_again` has, by site, the jobs that were published again: no executor had accepted them.
+    `due_queries` is by kind.
     """
 
     folded: Counter[str] = field(default_factory=Counter)
@@ -47,6 +49,7 @@ class Counters:
     durations: list[tuple[Action, float]] = field(default_factory=list)
     dead_letters: Counter[tuple[str, DeadLetterCode]] = field(default_factory=Counter)
     offered_again: Counter[str] = field(default_factory=Counter)
+    due_queries: Counter[QueryKind] = field(default_factory=Counter)
 
     def count_folded(self, topic: str, count: int, age_s: float) -> None:
         """Count `count` folded events of a topic, the oldest of them `age_s` seconds old."""

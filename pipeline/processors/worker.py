@@ -464,6 +464,8 @@ class Worker:
             self._log.warning(
                 "no agent accepted jobs; offered again", **{key.SITE: site, key.COUNT: count}
             )
+        for kind, count in counters.due_queries.items():
+            metrics.count_due_queries(kind, count)
         for (topic, code), count in counters.dead_letters.items():
             metrics.count_dead_letter(topic, code, count)
             self._log.error(

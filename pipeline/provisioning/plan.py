@@ -144,8 +144,8 @@ def _compare(
     """Yield the differences of a topic in partitions, then replication, then settings by name.
 
     More partitions have the obstacle `out_of_step` (the result of `_count_conflict`), None if it is
-    None; a topic that is read whole may not get more. Fewer partitions and another replication
-    always have an obstacle, a setting never.
+    None; a topic that is read whole, or has a leader, may not get more. Fewer partitions and
+    another replication always have an obstacle, a setting never.
     """
     if there.partitions != topic.partitions:
         obstacle = out_of_step
@@ -153,6 +153,8 @@ def _compare(
             obstacle = "Kafka cannot reduce partitions"
         elif topic.partitioning is Partitioning.WHOLE:
             obstacle = "it is read whole, in one order"
+        elif topic.partitioning is Partitioning.LEADER:
+            obstacle = "the owner of its only partition is the leader"
         yield TopicDifference(
             topic.name,
             TopicChange.PARTITIONS,

@@ -1,16 +1,15 @@
-"""The queries of Macs by the time at which they are due, within the budget of each MDM server.
+"""The queries of Macs by the time at which they are due.
 
 A query is due when its field is too old (`pipeline.decide.queries`), and again the same time after
-it was asked without an answer. Each server has two lanes, for Macs with an open job and for the
-others. They take turns, so neither waits longer than for its own queries at half the budget.
+it was asked without an answer. The budget of an MDM server is that of the agent, which has its
+configuration (`agents.mdm.query_backlog`).
 
 All of it is in memory. After a restart a shell updates every Mac; a query that the Mac has not
 answered is then asked again, and the agent sends no second command for it.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -18,150 +17,124 @@ from pipeline.decide.queries import QueryNeed
 from pipeline.state.device import from_us, to_us
 from schemas.queries import MacQuery, QueryKind
 
-_MINUTE_US: Final = 60 * 1_000_000
-_BY_KIND: Final = {kind: number for number, kind in enumerate(QueryKind)}
-
-
-class _Key(NamedTuple):
-    udid: str
-    kind: QueryKind
-
-
-class _Server(NamedTuple):
-    site: str
-    name: str | None
+_KINDS: Final = tuple(QueryKind)
+_NUMBER_OF: Final = {kind: number for number, kind in enumerate(_KINDS)}
 
 
 class _Entry(NamedTuple):
-    """An entry of a lane, valid while it is the query's newest one."""
+    """An entry of the heap, valid while `_due_us` has its time."""
 
     due_us: int
     udid: str
     kind_number: int
 
 
-@dataclass(slots=True)
-class _Lanes:
-    """The queries of one server. `sent` counts those of the minute that begins at `minute_us`."""
+class _Asked(NamedTuple):
+    """The last time at which a query was asked, with the Mac's last Authenticate as known then."""
 
-    per_minute: int
-    urgent: list[_Entry] = field(default_factory=list)
-    others: list[_Entry] = field(default_factory=list)
-    urgent_is_next: bool = True
-    minute_us: int = 0
-    sent: int = 0
-
-    def remaining(self, now_us: int) -> int:
-        """Return the number of queries that the server may still get in this minute."""
-        minute_us = now_us - now_us % _MINUTE_US
-        if minute_us > self.minute_us:  # not for a clock that was set back
-            self.minute_us, self.sent = minute_us, 0
-        return self.per_minute - self.sent
+    us: int
+    authenticated_us: int
 
 
 class QueryQueue:
     """The queries of all Macs.
 
-    `needs` returns the queries of one Mac. `per_minute` returns the budget of a server of a site:
-    the queries in each minute of the clock; 0 if its Macs are not queried, as in a dry run.
+    `needs` returns the queries of one Mac. `is_queried` returns False for a server of a site whose
+    Macs are not queried, as in a dry run; from True it never returns to False.
     """
 
     def __init__(
         self,
         needs: Callable[[str, datetime], Iterable[QueryNeed]],
-        per_minute: Callable[[str, str | None], int],
+        is_queried: Callable[[str, str | None], bool],
     ) -> None:
         self._needs = needs
-        self._per_minute = per_minute
-        self._servers: dict[_Server, _Lanes] = {}
-        self._entries: dict[_Key, tuple[_Entry, bool, _Server]] = {}
-        self._asked_us: dict[_Key, int] = {}
+        self._is_queried = is_queried
+        self._heap: list[_Entry] = []
+        self._due_us: dict[tuple[str, int], int] = {}
+        self._asked: dict[tuple[str, int], _Asked] = {}
+
+    def __contains__(self, udid: str) -> bool:
+        """Return True if a query of the Mac is in the queue."""
+        return any((udid, number) in self._due_us for number in range(len(_KINDS)))
 
     def update(self, udid: str, now: datetime) -> None:
         """Set the times of a Mac's queries, after an event of the Mac or of its job."""
-        found: set[QueryKind] = set()
+        found: set[int] = set()
         for need in self._needs(udid, now):
-            server = _Server(need.site, need.server)
-            lanes = self._servers.get(server)
-            if lanes is None:
-                per_minute = self._per_minute(need.site, need.server)
-                lanes = self._servers[server] = _Lanes(per_minute)
-            if lanes.per_minute > 0:
-                found.add(need.kind)
-                self._set(_Key(udid, need.kind), need, server)
-        for kind in QueryKind:
-            if kind not in found:
-                self._entries.pop(_Key(udid, kind), None)
-                self._asked_us.pop(_Key(udid, kind), None)
+            if self._is_queried(need.site, need.server):
+                found.add(_NUMBER_OF[need.kind])
+                self._set(udid, need)
+        for number in range(len(_KINDS)):
+            if number not in found:
+                self._due_us.pop((udid, number), None)
+                self._asked.pop((udid, number), None)
 
-    def pop_due(self, now: datetime) -> list[MacQuery]:
-        """Return the queries to ask now, and count them as asked.
+    def pop_due(self, now: datetime, limit: int) -> list[MacQuery]:
+        """Return at most `limit` of the queries to ask now, and count them as asked.
 
-        Each Mac is read again before: of a policy's change the queue has no news.
+        Each Mac is read again before, since a report only postpones a query and of a policy's
+        change the queue has no news.
         """
         now_us, queries = to_us(now), list[MacQuery]()
-        for server, lanes in list(self._servers.items()):
-            due = self._pop_entries(lanes, now_us)
-            while lanes.remaining(now_us) > 0 and (key := next(due, None)) is not None:
-                query = self._ask(key, server, now)
+        while self._heap and self._heap[0].due_us <= now_us and len(queries) < limit:
+            entry = heapq.heappop(self._heap)
+            if self._due_us.get((entry.udid, entry.kind_number)) == entry.due_us:
+                query = self._ask(entry, now)
                 if query is not None:
-                    lanes.sent += 1
                     queries.append(query)
         return queries
 
     def next_due_at(self, now: datetime) -> datetime | None:
         """Return the time at which `pop_due` has work, not before `now`; None without queries."""
-        now_us, times = to_us(now), list[int]()
-        for lanes in self._servers.values():
-            heads = [lane[0].due_us for lane in (lanes.urgent, lanes.others) if lane]
-            if heads:
-                is_spent = lanes.remaining(now_us) <= 0
-                times.append(max(min(heads), lanes.minute_us + _MINUTE_US if is_spent else now_us))
-        return from_us(min(times)) if times else None
+        return from_us(max(self._heap[0].due_us, to_us(now))) if self._heap else None
 
-    def _set(self, key: _Key, need: QueryNeed, server: _Server) -> None:
-        """Let the query be due at its time; the earlier time becomes void."""
-        asked_us = self._asked_us.get(key, 0)
-        if asked_us <= need.known_us:
-            self._asked_us.pop(key, None)
-        last_us = max(asked_us, need.known_us)
-        # Never reported and never asked: due at once.
-        due_us = last_us + need.every_us if last_us else 0
-        entry = _Entry(due_us, key.udid, _BY_KIND[key.kind])
-        wanted = (entry, need.is_urgent, server)
-        if self._entries.get(key) != wanted:
-            self._entries[key] = wanted
-            lanes = self._servers[server]
-            heapq.heappush(lanes.urgent if need.is_urgent else lanes.others, entry)
+    def _set(self, udid: str, need: QueryNeed) -> None:
+        """Let the query be due at its time, or at an earlier one at which it is set already.
 
-    def _pop_entries(self, lanes: _Lanes, now_us: int) -> Iterator[_Key]:
-        """Yield the keys of the due entries of both lanes in turns, also of void ones."""
-        while True:
-            order = (True, False) if lanes.urgent_is_next else (False, True)
-            for is_urgent in order:
-                lane = lanes.urgent if is_urgent else lanes.others
-                if lane and lane[0].due_us <= now_us:
-                    break
-            else:
-                return
-            lanes.urgent_is_next = not is_urgent
-            entry = heapq.heappop(lane)
-            key = _Key(entry.udid, list(QueryKind)[entry.kind_number])
-            known = self._entries.get(key)
-            if known is not None and known[:2] == (entry, is_urgent):
-                yield key
+        A report moves the time to later: then the Mac is read again at the earlier time. So the
+        heap does not grow with the reports.
+        """
+        key = udid, _NUMBER_OF[need.kind]
+        due_us = self._due(key, need)
+        known = self._due_us.get(key)
+        if known is None or due_us < known:
+            self._due_us[key] = due_us
+            heapq.heappush(self._heap, _Entry(due_us, *key))
 
-    def _ask(self, key: _Key, server: _Server, now: datetime) -> MacQuery | None:
-        """Return the query if the Mac still needs it from this server now; else None."""
-        entry, _, _ = self._entries.pop(key)
-        needs = {need.kind: need for need in self._needs(key.udid, now)}
-        need = needs.get(key.kind)
-        last_us = 0 if need is None else max(need.known_us, self._asked_us.get(key, 0))
-        is_same = need is not None and _Server(need.site, need.server) == server
-        if need is None or not is_same or (last_us and last_us + need.every_us > to_us(now)):
-            self.update(key.udid, now)
+    def _due(self, key: tuple[str, int], need: QueryNeed) -> int:
+        """Return the time of a query; 0, at once, if it was never reported and never asked."""
+        asked = self._asked.get(key)
+        # Not by its time: a sender's clock can be ahead, and the query would be asked for ever.
+        if asked is not None and asked.authenticated_us != need.authenticated_us:
+            del self._asked[key]
+            asked = None
+        # An earlier report is one of the ended enrollment.
+        known_us = need.known_us if need.known_us >= need.authenticated_us else 0
+        last_us = known_us if asked is None else max(asked.us, known_us)
+        return last_us + need.every_us if last_us else 0
+
+    def _ask(self, entry: _Entry, now: datetime) -> MacQuery | None:
+        """Return the query if the Mac still needs it now, else None; set its next time."""
+        now_us, key = to_us(now), (entry.udid, entry.kind_number)
+        del self._due_us[key]
+        need = next((n for n in self._needs(entry.udid, now) if n.kind is _KINDS[key[1]]), None)
+        if need is None or not self._is_queried(need.site, need.server):
+            self._asked.pop(key, None)
             return None
-        self._asked_us[key] = to_us(now)
-        self._set(key, need, server)
-        due_at = from_us(entry.due_us) if entry.due_us else now
-        return MacQuery(key.udid, need.site, key.kind, need.known_us, due_at)
+        due_us = self._due(key, need)
+        if due_us > now_us:
+            self._set(entry.udid, need)
+            return None
+        self._asked[key] = _Asked(now_us, need.authenticated_us)
+        self._set(entry.udid, need)
+        return MacQuery(
+            udid=entry.udid,
+            site=need.site,
+            server=need.server,
+            kind=need.kind,
+            known_us=max(need.known_us, need.authenticated_us),
+            is_urgent=need.is_urgent,
+            due_at=from_us(due_us) if due_us else now,
+            expires_at=from_us(now_us + need.every_us),
+        )

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline.decide.admission import reject_reason
+from pipeline.decide.queries import QueryNeed, query_needs
 from pipeline.decide.situation import Situation
 from pipeline.policy.file import policy_digest, read_policy
 from pipeline.policy.model import Policy
@@ -239,6 +240,10 @@ class Reconciler:
     def situation(self, udid: str, now: datetime) -> Situation:
         """Return the Situation of this Mac at `now`. The caller ensures that there is a policy."""
         return self._deciding.situation(udid, now)
+
+    def query_needs(self, udid: str, now: datetime) -> tuple[QueryNeed, ...]:
+        """Return the queries that the Mac needs; none without a policy."""
+        return () if self.policy is None else query_needs(self.situation(udid, now))
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
         """Return the record of a decision of this Situation."""

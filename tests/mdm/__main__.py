@@ -108,7 +108,7 @@ def _running(folder: Path) -> Iterator[Run]:
 
 def _play(run: Run, console: Console) -> bool:
     """Let Apple's releases arrive and watch the Macs; return True if all end as they should."""
-    run.ask(run.employees)
+    run.eventually(run.are_queried, "Drydock has queried the Macs")
     for is_new, events in groupby(releases(), lambda event: event.time >= _ADVISORY_AT):
         if is_new:
             console.print(f"Apple releases of {_ADVISORY_AT:%d %B %Y} arrive. A second is ten")

@@ -51,16 +51,10 @@ def returned(loan: Employee) -> InventoryEvent:
     )
 
 
-def advisory_is_carried_out(at: Run, before: bytes, after: bytes, *, queries: bool) -> None:
-    """Let the advisory arrive, and check that every Mac ends as the policy wants.
-
-    `queries`: Drydock itself asks the Macs for their inventory.
-    """
+def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
+    """Let the advisory arrive, and check that every Mac ends as the policy wants."""
     at.drydock.read_feed(before)
-    if queries:
-        at.eventually(at.are_queried, "Drydock has queried the Macs")
-    else:
-        at.ask(at.employees)
+    at.eventually(at.are_queried, "Drydock has queried the Macs")
     at.clock.skip(TROUBLE_AFTER)
     at.drydock.read_feed(after)
     [loan] = at.of_kind("loan")
@@ -70,7 +64,7 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes, *, queries: bo
     at.eventually(lambda: time.monotonic() > at.started_s + 62, "a minute has passed")
     at.clock.accelerate(SPEED)
     at.drydock.approve(loan.spec.serial)
-    # macOS 13 does not report its version without a question.
+    # macOS 13 does not report its version without a question, and Drydock asks once an hour.
     commanded = [one for one in at.of_kind("healthy", "declines") if one.ends_at.major == 13]
     at.eventually(lambda: all(map(at.is_patched, commanded)), "the Macs on 13 are patched")
     at.eventually(lambda: at.has_acted(loan), "the loan unit is erased and has enrolled again")
@@ -107,7 +101,7 @@ def test_macs_end_as_the_policy_demands_on_the_default_storage(
         MdmServers.run(tmp_path / "mdm", ports=ports, webhook_url=drydock.webhook_url) as servers,
         the_company(drydock, servers, after) as at,
     ):
-        advisory_is_carried_out(at, before, after, queries=True)
+        advisory_is_carried_out(at, before, after)
 
 
 @pytest.mark.timeout(600)
@@ -131,7 +125,7 @@ def test_macs_end_as_the_policy_demands_on_kafka(
         ) as servers,
         the_company(drydock, servers, after) as at,
     ):
-        advisory_is_carried_out(at, before, after, queries=False)
+        advisory_is_carried_out(at, before, after)
         unreachable = {one.spec.udid for one in at.of_kind("dead", "gone")}
         waiting = set(query(database, _WAITING))
         assert waiting <= unreachable

@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -65,7 +65,16 @@ class QueriedFleet:
         macs = MdmMacs({"mdm": self._server}, self.answers, zone=UTC, now=_now)
         queries = MacQueries(macs, self.answers, _now)
         return [
-            queries.send(MacQuery(udid, SITE, kind, known_us, START))
+            queries.send(
+                MacQuery(
+                    udid=udid,
+                    site=SITE,
+                    kind=kind,
+                    known_us=known_us,
+                    due_at=START,
+                    expires_at=_now() + timedelta(days=1),
+                )
+            )
             for udid in self.udids
             for kind in QueryKind
         ]

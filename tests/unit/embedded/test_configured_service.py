@@ -167,7 +167,8 @@ class QueriedCompany(Company):
 
     def open(self) -> None:
         super().open()
-        self.service.query_macs(self.sites.queries_per_minute, self._ask, self.mdm.now)
+        live = self.sites.query_budgets
+        self.service.query_macs(lambda site, _: bool(live(site)), self._ask, self.mdm.now)
 
     def _ask(self, query: MacQuery) -> None:
         self.asked.append(query)

@@ -1,7 +1,6 @@
 """Queries of the inventory: one at a time for each Mac, with any behaviour of server and Mac."""
 
 import threading
-from dataclasses import replace
 from datetime import timedelta
 from unittest.mock import Mock
 
@@ -16,9 +15,17 @@ from tests.factories.sites import SITE, START
 from tests.fake_mdm import FakeMdm
 from tests.mdm_site import COMMAND, DDM, MAC, MINUTE, REENROLL, MdmSite, a_site
 
-INFORMATION = MacQuery(MAC, SITE, QueryKind.DEVICE_INFORMATION, 1, START)
-SECURITY = replace(INFORMATION, kind=QueryKind.SECURITY_INFO)
-NEXT = replace(INFORMATION, known_us=2)
+INFORMATION = MacQuery(
+    udid=MAC,
+    site=SITE,
+    kind=QueryKind.DEVICE_INFORMATION,
+    known_us=1,
+    due_at=START,
+    expires_at=START + timedelta(days=1),
+)
+SECURITY = INFORMATION.model_copy(update={"kind": QueryKind.SECURITY_INFO})
+NEXT = INFORMATION.model_copy(update={"known_us": 2})
+BUDGET = {"mdm": 100}
 SENT, OPEN, HELD = QueryOutcome.SENT, QueryOutcome.OPEN, QueryOutcome.HELD
 
 
@@ -40,7 +47,7 @@ def test_mac_that_is_away_for_weeks_gets_one_command() -> None:
     for day in range(30):
         site.now += timedelta(days=1)
         # Reports of other sources can change the time of the newest report.
-        assert send(site, replace(INFORMATION, known_us=day)) is OPEN
+        assert send(site, INFORMATION.model_copy(update={"known_us": day})) is OPEN
     assert site.queued("DeviceInformation") == 1
 
 
@@ -71,6 +78,16 @@ def test_next_query_is_sent_after_the_answer_and_the_store_keeps_the_newest() ->
     site.poll()
     assert len(site.answers.deliveries_to(MAC, site.now)) == 1
     assert site.delivered("DeviceInformation") == 2
+
+
+def test_query_that_is_read_again_after_its_answer_is_not_repeated() -> None:
+    site = a_site()
+    send(site)
+    site.poll()
+    assert send(site) is QueryOutcome.ANSWERED
+    later = INFORMATION.model_copy(update={"due_at": site.now + MINUTE})
+    site.now += timedelta(hours=1)
+    assert send(site, later) is SENT
 
 
 def test_query_that_the_server_lost_is_sent_again() -> None:
@@ -140,7 +157,7 @@ def test_mac_without_an_enrollment_is_not_queried(udid: str) -> None:
     site = a_site()
     site.now += MINUTE
     site.check_in("CheckOut")
-    assert send(site, replace(INFORMATION, udid=udid)) is QueryOutcome.NOT_ENROLLED
+    assert send(site, INFORMATION.model_copy(update={"udid": udid})) is QueryOutcome.NOT_ENROLLED
     assert not site.mdm.commands
 
 
@@ -202,34 +219,67 @@ def test_failed_query_does_not_end_the_thread_and_one_without_a_response_is_repe
     queries = Mock(spec=MacQueries)
     queries.send.side_effect = [error, SENT, SENT]
     outcomes = Outcomes(3 if is_repeated else 2)
-    sender = QuerySender(queries, outcomes.count, Mock())
+    sender = QuerySender(queries, BUDGET, lambda: START, outcomes.count, Mock())
     sender.ask(INFORMATION)
-    sender.ask(NEXT)
+    sender.ask(SECURITY)
     sender.start()
     assert outcomes.wait() == [outcome, *[SENT] * (1 + is_repeated)]
     sender.stop()
     asked = [call.args[0] for call in queries.send.call_args_list]
-    assert asked == [INFORMATION, NEXT, *[INFORMATION] * is_repeated]
+    assert asked == [INFORMATION, SECURITY, *[INFORMATION] * is_repeated]
 
 
 def test_delay_of_a_sent_query_is_the_time_since_it_was_due() -> None:
-    site = a_site()
-    site.now = START + timedelta(hours=2)
     registry = CollectorRegistry()
     metrics = MdmMetrics(registry)
-    queries = MacQueries(site.macs, site.answers, lambda: site.now)
-    for _ in range(2):
-        metrics.count_query(queries.send(INFORMATION), queries.delay_s(INFORMATION))
+    queries = Mock(spec=MacQueries)
+    queries.send.side_effect = [SENT, OPEN]
+    outcomes = Outcomes(2)
+
+    def count(outcome: QueryOutcome, delay_s: float) -> None:
+        metrics.count_query(outcome, delay_s)
+        outcomes.count(outcome, delay_s)
+
+    now = START + timedelta(hours=2)
+    sender = QuerySender(queries, BUDGET, lambda: now, count, Mock())
+    sender.ask(INFORMATION)
+    sender.ask(SECURITY)
+    sender.start()
+    outcomes.wait()
+    sender.stop()
     sent = registry.get_sample_value("drydock_mdm_queries_total", {"outcome": "sent"})
     delay = registry.get_sample_value("drydock_mdm_query_delay_seconds_sum")
     assert (sent, delay) == (1, 7200)
+
+
+def test_query_counts_as_waiting_until_it_is_sent() -> None:
+    queries = Mock(spec=MacQueries)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def send(_: MacQuery) -> QueryOutcome:
+        begun.set()
+        go_on.wait(30)
+        return SENT
+
+    queries.send.side_effect = send
+    outcomes = Outcomes(2)
+    sender = QuerySender(queries, BUDGET, lambda: START, outcomes.count, Mock())
+    sender.ask(INFORMATION, offset=7)
+    sender.ask(SECURITY, offset=8)
+    sender.start()
+    assert begun.wait(30)
+    assert sender.first_offset() == 7
+    go_on.set()
+    outcomes.wait()
+    sender.stop()
+    assert sender.first_offset() is None
 
 
 def test_sender_stops_with_queries_that_wait() -> None:
     queries = Mock(spec=MacQueries)
     queries.send.side_effect = ServerUnavailableError("away")
     outcomes = Outcomes(1)
-    sender = QuerySender(queries, outcomes.count, Mock())
+    sender = QuerySender(queries, BUDGET, lambda: START, outcomes.count, Mock())
     sender.start()
     sender.ask(INFORMATION)
     outcomes.wait()
