@@ -1,4 +1,4 @@
-"""Declarations of one order: a software update that the Mac must install by a time. Pure.
+"""Declarations: a software update that a Mac must install by a time, and status reports. Pure.
 
 Format: github.com/apple/device-management, declarative/declarations. An order has these,
 in one set:
@@ -14,6 +14,9 @@ NAME is the order's name with dashes: `drydock-job-…-1-declare`. The prefix ma
 nothing else is changed. A supplement (`26.3.1 (a)`) can be installed only on its release, so both
 are declared: a Mac on an older release first installs the release.
 
+Apart from orders, each Mac has the set STATUS_SET, so that it reports its version without a query.
+All Macs share its declarations, and no order changes it.
+
 Rules of Apple's that the content follows:
 - `26.2.1` means exactly that release; `26.2` means the newest patch of 26.2, which also fulfils a
   job. The build is left out: a release can have another build for other hardware, and the Mac would
@@ -24,6 +27,7 @@ Rules of Apple's that the content follows:
   declaration is withdrawn when its job ends.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from typing import Final
 
@@ -31,6 +35,7 @@ from agents.mdm.server import Declaration, DeclarationSet
 from schemas.jobs import Target
 
 PREFIX: Final = "drydock-"
+STATUS_SET: Final = f"{PREFIX}status"
 STATUS_ITEMS: Final = (
     "device.operating-system.version",
     "device.operating-system.build-version",
@@ -54,6 +59,11 @@ class UndeclarableError(ValueError):
 def set_name(order: str) -> str:
     """Return the name of an order's declaration set; `order` is its `order_marker`."""
     return PREFIX + order.replace("/", "-")
+
+
+def is_order(name: str) -> bool:
+    """Return True for the declaration set of an order."""
+    return is_ours(name) and name != STATUS_SET
 
 
 def is_ours(name: str) -> bool:
@@ -82,8 +92,21 @@ def enforcement(order: str, target: Target, at: datetime, zone: tzinfo) -> Decla
                 {**payload, "TargetBuildVersion": str(target.build)},
             )
         )
+    return _activated(name, [*configurations, _subscription(f"{name}-status")])
+
+
+def status_subscription() -> DeclarationSet:
+    """Return the declarations that make a Mac report its version and the state of its updates."""
+    return _activated(STATUS_SET, [_subscription(f"{STATUS_SET}-items")])
+
+
+def _subscription(identifier: str) -> Declaration:
     wanted = [{"Name": item} for item in STATUS_ITEMS]
-    configurations.append(Declaration(f"{name}-status", _SUBSCRIPTIONS, {"StatusItems": wanted}))
+    return Declaration(identifier, _SUBSCRIPTIONS, {"StatusItems": wanted})
+
+
+def _activated(name: str, configurations: Sequence[Declaration]) -> DeclarationSet:
+    """Return the set of these configurations and the activation that lists them."""
     activated = [configuration.identifier for configuration in configurations]
     activation = Declaration(
         f"{name}-activation", _ACTIVATION, {"StandardConfigurations": activated}

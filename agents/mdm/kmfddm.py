@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 
-from agents.mdm.declarations import is_ours
+from agents.mdm.declarations import is_order, is_ours
 from agents.mdm.http import HttpServer, server_time
 from agents.mdm.server import (
     Declaration,
@@ -51,8 +51,8 @@ class Kmfddm:
         self._api.close()
 
     def owns(self, name: str) -> bool:
-        """Return True for the name of a declaration set of ours, False for any other text."""
-        return is_ours(name)
+        """Return True for the name of the set of an order, False for any other text."""
+        return is_order(name)
 
     def declare(self, enrollment_id: str, declarations: DeclarationSet) -> None:
         """Give the enrollment these declarations; a repeat changes nothing."""
@@ -70,10 +70,10 @@ class Kmfddm:
         """Remove the set from the enrollment, then the set and its declarations.
 
         Nothing happens if the server does not have them. Raises ServerRefusedError for a set that
-        is not ours.
+        is not that of an order.
         """
-        if not is_ours(name):
-            raise ServerRefusedError(f"{name} is no set of Drydock: it is not changed")
+        if not is_order(name):
+            raise ServerRefusedError(f"{name} is no set of an order: it is not changed")
         path = "/v1/enrollment-sets/" + quote(enrollment_id, safe="")
         self._change("DELETE", path, set=name)
         set_path = "/v1/set-declarations/" + quote(name, safe="")
@@ -83,9 +83,9 @@ class Kmfddm:
                 self._change("DELETE", "/v1/declarations/" + quote(identifier, safe=""))
 
     def observe(self, enrollment_id: str) -> ServerView:
-        """Return our sets of the enrollment, and its newest status report."""
+        """Return the enrollment's sets of orders, and its newest status report."""
         names = self._names("/v1/enrollment-sets/" + quote(enrollment_id, safe=""))
-        return ServerView(frozenset(filter(is_ours, names)), self._newest_report(enrollment_id))
+        return ServerView(frozenset(filter(is_order, names)), self._newest_report(enrollment_id))
 
     def _newest_report(self, enrollment_id: str) -> StatusReport | None:
         """Return the newest status report; None without one, and if it cannot be read.

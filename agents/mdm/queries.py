@@ -25,6 +25,7 @@ from agents.mdm.facts import Name
 from agents.mdm.mac import MdmMacs
 from agents.mdm.query_backlog import QueryBacklog, WaitingQuery
 from agents.mdm.server import ServerUnavailableError
+from agents.mdm.subscription import StatusSubscriptions
 from runtime.logs import Log
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
@@ -39,6 +40,8 @@ _COMMANDS: Final[Mapping[QueryKind, tuple[Callable[[str, int], Command], Request
 _MAX_WAITING: Final = 100_000
 _BUDGET_INTERVAL_S: Final = 1.0
 _LOG_INTERVAL_S: Final = 30.0
+_NOT_SENT: Final = "query of a Mac not sent; it is asked again later"
+_NOT_SUBSCRIBED: Final = "status reports of a Mac not subscribed; repeated with its next query"
 
 
 class QueryOutcome(StrEnum):
@@ -63,13 +66,20 @@ class QueryOutcome(StrEnum):
     """Too many queries waited."""
 
 
+_REACHED: Final = frozenset({QueryOutcome.SENT, QueryOutcome.OPEN, QueryOutcome.ANSWERED})
+
+
 class MacQueries:
-    """The queries of the Macs of one site. `answers` is the store of `macs`."""
+    """The queries of the Macs of one site, and their subscriptions of status reports.
+
+    `answers` is the store of `macs`.
+    """
 
     def __init__(self, macs: MdmMacs, answers: AnswerStore, now: Callable[[], datetime]) -> None:
         self._macs = macs
         self._answers = answers
         self._now = now
+        self._subscriptions = StatusSubscriptions(macs, answers, now)
 
     def send(self, query: MacQuery) -> QueryOutcome:
         """Send the query unless a command of its type, also one of a job, has no answer yet.
@@ -99,6 +109,10 @@ class MacQueries:
         self._macs.send(enrollment, query.udid, order, command, number, has_job=False)
         self._answers.keep_newest(prefix, order)
         return QueryOutcome.SENT
+
+    def subscribe(self, udid: str) -> bool:
+        """Declare the subscription of status reports, as StatusSubscriptions does."""
+        return self._subscriptions.declare(udid)
 
 
 class QuerySender(threading.Thread):
@@ -169,6 +183,8 @@ class QuerySender(threading.Thread):
             query, offset = waiting
             outcome = self._send(query)
             self._count_outcome(outcome, query)
+            if outcome in _REACHED:
+                self._subscribe(query)
             if outcome is QueryOutcome.UNAVAILABLE:
                 self.ask(query, offset)
                 backoff.wait(self._ending)
@@ -197,11 +213,18 @@ class QuerySender(threading.Thread):
             self._log_failure(query, error)
             return QueryOutcome.FAILED
 
-    def _log_failure(self, query: MacQuery, error: Exception) -> None:
+    def _subscribe(self, query: MacQuery) -> None:
+        """Declare the subscription beside the query; after a failure the next query does it."""
+        try:
+            self._queries.subscribe(query.udid)
+        except Exception as error:  # noqa: BLE001 - top of the thread; the queries go on
+            self._log_failure(query, error, _NOT_SUBSCRIBED)
+
+    def _log_failure(self, query: MacQuery, error: Exception, message: str = _NOT_SENT) -> None:
         if time.monotonic() >= self._next_log_at:
             self._next_log_at = time.monotonic() + _LOG_INTERVAL_S
             self._log.warning(
-                "query of a Mac not sent; it is asked again later",
+                message,
                 **{
                     key.UDID: query.udid,
                     key.SITE: query.site,

@@ -60,7 +60,10 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class DeclarationSet:
-    """The declarations of one order under the order's name, which is also in their identifiers."""
+    """Declarations of one order, or of one other purpose, under its name.
+
+    The name is also in their identifiers.
+    """
 
     name: str
     declarations: Sequence[Declaration]
@@ -92,8 +95,8 @@ class DeclarationStatus:
 class ServerView:
     """State of one enrollment at the server.
 
-    `sets` are the names of our declaration sets that the enrollment has. `report` is None without a
-    status report.
+    `sets` are the names of the declaration sets of orders that the enrollment has. `report` is None
+    without a status report.
     """
 
     sets: frozenset[str] = frozenset()

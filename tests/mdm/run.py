@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from agents.mdm.declarations import STATUS_SET, is_order
 from agents.simulated.spec import SimulatedRelease
 from tests.mdm.company import REASONS, Employee
 from tests.mdm.drydock import Drydock
@@ -125,15 +126,21 @@ class Run:
         ]
 
     def declared(self) -> list[Employee]:
-        """Return the Macs without an open job that still have declarations at KMFDDM."""
+        """Return the Macs without an open job that still have declarations of one at KMFDDM."""
         latest = self.drydock.outcome().latest
-        kmfddm = self.servers.kmfddm
         return [
             one
             for one in self.employees
             if latest[one.spec.udid]["reason"] != "job_open"
-            and kmfddm.request("GET", f"enrollment-sets/{one.spec.udid}").json()
+            and any(map(is_order, self._sets_of(one)))
         ]
+
+    def subscribed(self) -> list[Employee]:
+        """Return the Macs that report their state by declaration, independent of a job."""
+        return [one for one in self.employees if STATUS_SET in self._sets_of(one)]
+
+    def _sets_of(self, one: Employee) -> list[str]:
+        return self.servers.kmfddm.request("GET", f"enrollment-sets/{one.spec.udid}").json() or []
 
     def report(self) -> str:
         """Return one line for each Mac whose state differs from the one that the policy wants."""

@@ -16,6 +16,7 @@ from pipeline.ingest import sofa
 from schemas.envelope import InventoryEvent
 from schemas.events.inventory import InventoryReported
 from schemas.ids import event_id
+from schemas.macos import OSVersion
 from tests.kafka.brokers import KafkaCluster
 from tests.mdm.company import JULY_2026, Employee, company_groups, employees, releases_of
 from tests.mdm.drydock import Drydock, Embedded, OnKafka, write_config
@@ -71,6 +72,8 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
     at.ask([loan, *commanded])
     at.eventually(lambda: not at.unexpected(), "all Macs are as the policy wants")
     at.eventually(lambda: not at.declared(), "the declarations of ended jobs are withdrawn")
+    capable = [one for one in at.employees if one.spec.os_version >= OSVersion(14)]
+    assert at.subscribed() == capable
     at.eventually(at.queues_are_empty, "no command is left for a Mac")
     [newer] = at.of_kind("too new")
     assert "newer_than_feeds" in at.drydock.outcome().latest[newer.spec.udid]["findings"]
