@@ -5,20 +5,11 @@ site, so that no error of policy, pipeline or signing keys can erase a Mac that 
 """
 
 from dataclasses import dataclass
-from typing import Final
 
-from agents.preflight import erases
+from agents.preflight import is_destructive
 from agents.verification import Refusal
-from schemas.jobs import Action, Job, Method
+from schemas.jobs import Job
 from schemas.results import ErrorCode, Outcome
-
-DESTRUCTIVE_METHODS: Final = frozenset({Method.ERASE_DEVICE, Method.STARTOSINSTALL, Method.ASR})
-_DESTRUCTIVE_ACTIONS: Final = frozenset({Action.REINSTALL, Action.REIMAGE})
-
-
-def is_destructive(job: Job) -> bool:
-    """Return True if the job erases or reinstalls a Mac, by its flag, method or action."""
-    return erases(job) or job.method in DESTRUCTIVE_METHODS or job.action in _DESTRUCTIVE_ACTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Observation:
     `bootstrap_token` if the token is escrowed at the MDM server; both are also None if the hardware
     needs none. `enrolled_at` is the time of the last complete enrollment. `busy` is True if the Mac
     must be left alone now; `obstacle` is the reason for which this form cannot give the order, None
-    without one.
+    without one. `serial` is the serial number that the Mac itself reported.
     """
 
     os_version: OSVersion | None = None
@@ -111,6 +111,7 @@ class Observation:
     busy: bool = False
     obstacle: Obstacle | None = None
     progress: Progress = Progress()
+    serial: str | None = None
 
 
 class AckKind(StrEnum):

@@ -14,6 +14,8 @@ from schemas.macos import reaches
 from schemas.results import ErrorCode
 
 ERASING_METHODS: Final = frozenset({Method.ERASE_DEVICE, Method.ASR})
+DESTRUCTIVE_METHODS: Final = ERASING_METHODS | {Method.STARTOSINSTALL}
+_DESTRUCTIVE_ACTIONS: Final = frozenset({Action.REINSTALL, Action.REIMAGE})
 _SSH_INSTALLERS: Final = frozenset({Method.SOFTWAREUPDATE, Method.STARTOSINSTALL})
 _NEED_POWER: Final = frozenset(Method) - {Method.PROFILES_RENEW, Method.INSTALL_PROFILE}
 _BUSY: Final = frozenset({InstallState.INSTALLING})
@@ -64,6 +66,11 @@ def erases(job: Job) -> bool:
     return job.erases or job.method in ERASING_METHODS
 
 
+def is_destructive(job: Job) -> bool:
+    """Return True if the job erases or reinstalls a Mac, by its flag, method or action."""
+    return erases(job) or job.method in DESTRUCTIVE_METHODS or job.action in _DESTRUCTIVE_ACTIONS
+
+
 def runs_target(job: Job, look: Observation) -> bool:
     """Return True if the Mac runs the job's target release or a later one.
 
@@ -76,10 +83,15 @@ def runs_target(job: Job, look: Observation) -> bool:
 def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
     """Return the fitness of the Mac for the job.
 
-    An unknown field never makes it unfit, but unknown AC power counts as none. AlreadyThere is only
-    for updates and upgrades. Otherwise Busy comes before Unfit, and Unfit has the first check that
+    An unknown field never makes it unfit, but unknown AC power counts as none. Another Mac than the
+    job's comes first: none is erased or reinstalled by mistake (the lock of the site refuses a
+    destructive job without a serial number, `agents.destructive_lock`). AlreadyThere is only for
+    updates and upgrades. Otherwise Busy comes before Unfit, and Unfit has the first check that
     fails; an obstacle of the form comes first.
     """
+    if is_destructive(job) and None not in (look.serial, job.serial) and look.serial != job.serial:
+        detail = f"it reports the serial number {look.serial}, the job is for {job.serial}"
+        return Unfit(ErrorCode.WRONG_DEVICE, detail)
     if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):
         return AlreadyThere()
     if look.busy or look.progress.state in _BUSY:

@@ -21,6 +21,7 @@ from tests.factories.sites import KEYS, SITE, START, a_job, an_erasing_job, sign
 from tests.fake_mdm import FakeMdm
 
 MAC: Final = "11111111-AAAA-4000-8000-000000000001"
+SERIAL: Final = "C02MAC000001"
 PIN: Final = "604113"
 PROFILE: Final = b"<plist>enrollment profile with a secret-challenge</plist>"
 TARGET: Final = Target(version=parse_os_version("26.2.1"))
@@ -42,7 +43,9 @@ REENROLL: Final = a_job(
     intent="identity_expiring@1",
     report_by=START + timedelta(days=3),
 )
-ERASE: Final = an_erasing_job(udid=MAC, target=Target(version=parse_os_version("26.2")))
+ERASE: Final = an_erasing_job(
+    udid=MAC, serial=SERIAL, target=Target(version=parse_os_version("26.2"))
+)
 
 
 def nothing(_: str) -> None:
@@ -182,6 +185,7 @@ class MdmSite:
             "OSVersion": self.system[0],
             "BuildVersion": self.system[1],
             "ProductName": "Mac14,2",
+            "SerialNumber": SERIAL,
             "IsAppleSilicon": True,
             "EACSPreflight": "success",
             "PINRequiredForEraseDevice": False,

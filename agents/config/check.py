@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from agents.config.model import MdmServerConfig, SiteConfig, SshConfig
 from agents.config.secrets import SecretError, read_erase_pin, read_secret
-from agents.destructive_lock import DESTRUCTIVE_METHODS
+from agents.preflight import DESTRUCTIVE_METHODS
 from runtime.secret_refs import SecretRef
 
 Read = Callable[[SecretRef, Mapping[str, str]], SecretStr]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from agents.config.file import AgentConfigDocument
 from agents.config.model import SiteConfig, is_loopback
-from agents.destructive_lock import DESTRUCTIVE_METHODS
+from agents.preflight import DESTRUCTIVE_METHODS
 from agents.ssh.methods import SSH_METHODS
 from runtime.located_yaml import Path, Problem, path_text
 from runtime.yaml_model import locate

@@ -44,6 +44,7 @@ class Name(StrEnum):
     USER_APPROVED = "user_approved"
     OS_VERSION = "os_version"
     BUILD = "build"
+    SERIAL = "serial"
     APPLE_SILICON = "apple_silicon"
     FREE_DISK_GB = "free_disk_gb"
     BATTERY_PERCENT = "battery_percent"
@@ -67,6 +68,7 @@ _ENDED_BY_ENROLLMENT: Final = (
 _INVENTORY: Final = (
     Name.OS_VERSION,
     Name.BUILD,
+    Name.SERIAL,
     Name.APPLE_SILICON,
     Name.USER_APPROVED,
     Name.FREE_DISK_GB,

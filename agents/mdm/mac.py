@@ -265,6 +265,7 @@ class MdmMacs:
             or (not sent and self._is_full(enrollment.server)),
             obstacle=obstacle,
             progress=progress(set_name(order), sent, view, facts, recent),
+            serial=facts.text(Name.SERIAL),
         )
 
     def _deliveries(self, job: Job, order: str) -> Deliveries:
@@ -320,7 +321,8 @@ class MdmMacs:
     def _erase_obstacle(self, enrollment: Enrollment, job: Job, order: str) -> Obstacle | None:
         """Return the reason for which the Mac cannot or must not be erased now, None without one.
 
-        Raises UnreachableError until the Mac has answered the query about it.
+        Raises UnreachableError until the Mac has answered the query about it, with the serial
+        number that is then compared with the job's.
         """
         for sent, state in self._answers.deliveries_to(job.udid, self._now()):
             if sent.erases and sent.order != order and state.may_arrive:
@@ -328,6 +330,9 @@ class MdmMacs:
                 return Obstacle(ErrorCode.ERASE_OUTSTANDING, detail)
         asked_at = self._answer_time(enrollment, job, f"{order}/information")
         facts = enrollment.facts
+        # The answer and the serial number in it are two events, which can come on two topics.
+        if facts.value(Name.SERIAL, asked_at - _DATE_STEP) is None:
+            raise UnreachableError("the Mac's answer with its serial number is not read yet")
         version, preflight = facts.os_version, facts.text(Name.ERASE_PREFLIGHT)
         if version is None or version < _NO_OBLITERATION_FROM:
             detail = f"macOS {version or 'of an unknown version'} can only obliterate"

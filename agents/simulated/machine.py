@@ -105,6 +105,7 @@ class SimulatedMac:
             marks=frozenset(self._marks),
             pending=frozenset(self._pending),
             progress=self.progress,
+            serial=self.spec.serial,
         )
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:

@@ -109,6 +109,7 @@ class LookResponse(WireModel):
     marks: frozenset[str] = frozenset()
     pending: frozenset[str] = frozenset()
     progress: ProgressResponse
+    serial: str | None = None
 
     @classmethod
     def from_observation(cls, look: Observation) -> "LookResponse":

@@ -94,7 +94,7 @@ def test_job_without_a_serial_number_is_refused(method: Method, serial: str | No
 
 @pytest.mark.parametrize("serial", [SERIAL, SERIAL.lower()], ids=["capitals", "small letters"])
 def test_job_of_a_listed_mac_is_permitted(serial: str) -> None:
-    fleet = a_fleet()
+    fleet = a_fleet(a_spec(serial=SERIAL))
     lock = DestructiveLock(frozenset({SERIAL}))
     executor = Executor(SITE, Journal(":memory:"), KEYS, SiteAccess(fleet.mac_for, lock.refuse))
     executor.set_halts(())

@@ -116,6 +116,30 @@ UNTOUCHED = {
     "expired": (entry(), None, timedelta(days=7), "expired/expired"),
     "not yet expired": (entry(), None, timedelta(days=7) - SECOND, "observe"),
     "superseded": (entry(superseded=True), None, NOTHING, "superseded/superseded"),
+    "another Mac is not erased": (
+        entry(an_erasing_job(serial="C02MAC000001"), **APPROVED),
+        look(serial="C02MAC000002", progress=Progress(InstallState.INSTALLING)),
+        NOTHING,
+        "failed/wrong_device",
+    ),
+    "another Mac is not reinstalled": (
+        entry(a_job(Action.REINSTALL, Method.STARTOSINSTALL, serial="C02MAC000001")),
+        look(serial="C02MAC000002"),
+        NOTHING,
+        "failed/wrong_device",
+    ),
+    "the job's Mac is erased": (
+        entry(an_erasing_job(serial="C02MAC000001"), **APPROVED),
+        look(serial="C02MAC000001"),
+        NOTHING,
+        "act",
+    ),
+    "an update does not ask for the serial number": (
+        entry(a_job(serial="C02MAC000001")),
+        look(serial="C02MAC000002"),
+        NOTHING,
+        "act",
+    ),
     "already there": (entry(), Observation(**RUNS_NEW), NOTHING, "acted"),
     "newer than the target": (
         entry(),

@@ -553,6 +553,7 @@ CANNOT_BE_ERASED = [
         {"OSVersion": "11.7.10", "BuildVersion": "20G1427"}, "erase_impossible", id="macOS 11"
     ),
     pytest.param({"PINRequiredForEraseDevice": True}, "no_erase_pin", id="no PIN at the site"),
+    pytest.param({"SerialNumber": "C02ANOTHER01"}, "wrong_device", id="another Mac than the job's"),
 ]
 
 
@@ -562,6 +563,15 @@ def test_mac_that_cannot_be_erased_gets_no_order(facts: dict[str, Any], code: st
     site.start(ERASE)
     site.poll(DeviceInformation=site.information(**facts))
     assert site.end == f"failed/{code}"
+    assert site.queued("EraseDevice") == 0
+
+
+def test_mac_that_does_not_report_its_serial_number_is_not_erased() -> None:
+    site = a_site()
+    site.start(ERASE)
+    site.poll(DeviceInformation=site.information(SerialNumber=None))
+    site.run(hours(1))
+    assert site.outcomes == ["accepted"]
     assert site.queued("EraseDevice") == 0
 
 
