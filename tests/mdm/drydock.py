@@ -30,7 +30,7 @@ from tests.mdm.servers import HMAC_KEY, KMFDDM_KEY, NANOMDM_KEY, Ports
 
 _READY_S = 90.0
 # Secrets of the senders, as settings of Drydock.
-_SENDERS = {
+SENDERS = {
     "DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY,
     "DRYDOCK_EVENTS_SECRET": "the-secret-of-events",
     "DRYDOCK_SOFA_SECRET": "the-secret-of-sofa",
@@ -59,6 +59,10 @@ class Drydock(Protocol):
 
     def approve(self, serial: str) -> None:
         """Permit one erasing job on this Mac."""
+        ...
+
+    def pages(self) -> dict[str, bytes]:
+        """Return what it shows outside of its files, by name: metrics, and a log in memory."""
         ...
 
 
@@ -97,6 +101,7 @@ class Embedded:
     url: str
     data_dir: Path
     http: httpx.Client
+    log_lines: list[str]
 
     @classmethod
     @contextmanager
@@ -107,10 +112,10 @@ class Embedded:
         data_dir = folder / "data"
         options = ("--policy", str(policy), "--config", str(config))
         with (
-            running(data_dir, *options, env=_SENDERS) as service,
+            running(data_dir, *options, env=SENDERS) as service,
             httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http,
         ):
-            yield cls(service.url, data_dir, http)
+            yield cls(service.url, data_dir, http, service.log_lines)
 
     @property
     def webhook_url(self) -> str:
@@ -135,6 +140,13 @@ class Embedded:
         """Permit one erasing job on this Mac."""
         _drydock("approve", serial, "--data-dir", str(self.data_dir), "--yes")
 
+    def pages(self) -> dict[str, bytes]:
+        """Return the page of the metrics, and the log."""
+        return {
+            "metrics": self.http.get("/metrics").raise_for_status().content,
+            "log": "".join(self.log_lines).encode(),
+        }
+
 
 @dataclass
 class OnKafka:
@@ -144,6 +156,7 @@ class OnKafka:
     connection: KafkaConnection
     gateway: str
     reading: Reading
+    listeners: dict[str, str]
 
     @classmethod
     @contextmanager
@@ -157,19 +170,24 @@ class OnKafka:
         _drydock("keys", "make", "--dir", str(keys))
         (folder / "policy.yaml").write_text(POLICY)
         _drydock("policy", "publish", str(folder / "policy.yaml"), *at)
-        gateway, worker = (f"127.0.0.1:{port}" for port in free_ports(2))
+        names = ("gateway", "worker", *SITES)
+        listeners = {
+            name: f"127.0.0.1:{port}"
+            for name, port in zip(names, free_ports(len(names)), strict=True)
+        }
 
         def program(kind: Kind, name: str, *options: str, **env: str) -> Program:
             data_dir = folder / name
-            command = (*DRYDOCK, kind.value, *options, "--data-dir", str(data_dir), *at)
+            where = ("--data-dir", str(data_dir), "--listen", listeners[name])
+            command = (*DRYDOCK, kind.value, *options, *where, *at)
             return Program(kind, name, data_dir, command, folder / f"{name}.log", env)
 
         signing = ("--keys", str(keys))
-        agent = ("--config", str(config), "--listen", "", "--session-s", "6", *signing)
+        agent = ("--config", str(config), "--session-s", "6", *signing)
         fleet = Fleet(
             (
-                program(Kind.GATEWAY, "gateway", "--listen", gateway, **_SENDERS),
-                program(Kind.WORKER, "worker", "--listen", worker, *signing),
+                program(Kind.GATEWAY, "gateway", **SENDERS),
+                program(Kind.WORKER, "worker", *signing),
                 *(program(Kind.AGENT, site, "--site", site, *agent) for site in SITES),
             )
         )
@@ -177,13 +195,13 @@ class OnKafka:
             stack.callback(fleet.kill)
             fleet.start()
             wait_until(
-                lambda: all(_is_ready(one, fleet) for one in (gateway, worker)),
+                lambda: all(_is_ready(listeners[one], fleet) for one in ("gateway", "worker")),
                 _READY_S,
                 "gateway and worker are not ready",
             )
             reading = Reading(connection)
             stack.callback(reading.close)
-            yield cls(folder, connection, f"http://{gateway}", reading)
+            yield cls(folder, connection, f"http://{listeners['gateway']}", reading, listeners)
             codes = fleet.end()
             assert not any(codes.values()), codes
 
@@ -210,6 +228,14 @@ class OnKafka:
         self.reading.read_on()
         return self.reading.outcome
 
+    def pages(self) -> dict[str, bytes]:
+        """Return the pages of the metrics; the logs are files."""
+        with httpx.Client(trust_env=False) as http:
+            return {
+                f"metrics of {name}": http.get(f"http://{at}/metrics").raise_for_status().content
+                for name, at in self.listeners.items()
+            }
+
     def approve(self, serial: str) -> None:
         """Permit one erasing job on this Mac: publish a signed approval."""
         [latest] = [one for one in self.outcome().latest.values() if one["serial"] == serial]
@@ -221,7 +247,7 @@ class OnKafka:
 
 
 def _secret(sender: str) -> dict[str, str]:
-    return {"X-Drydock-Secret": _SENDERS[f"DRYDOCK_{sender}_SECRET"]}
+    return {"X-Drydock-Secret": SENDERS[f"DRYDOCK_{sender}_SECRET"]}
 
 
 def _post_event(http: httpx.Client, url: str, event: CloudEvent) -> None:

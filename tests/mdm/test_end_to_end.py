@@ -24,6 +24,7 @@ from tests.mdm.fleet import FastClock
 from tests.mdm.postgres import create_database, query
 from tests.mdm.programs import tool
 from tests.mdm.run import SPEED, TROUBLE_AFTER, Run
+from tests.mdm.secrecy import exposed_secrets, secrets_of
 from tests.mdm.servers import MdmServers, Ports
 
 BEFORE = "sofa/v2/macos_data_feed.2026-07-27T1736Z.json"
@@ -92,6 +93,13 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
             assert max(Counter(each.uuid for each in final).values(), default=0) <= 1, one
 
 
+def check_secrecy(drydock: Drydock, folder: Path) -> None:
+    """Check that no log, page or file of the run has a secret that the programs used."""
+    secrets = secrets_of(folder)
+    assert len(secrets) > 5
+    assert exposed_secrets(folder, drydock.pages(), secrets) == []
+
+
 @pytest.mark.timeout(600)
 def test_macs_end_as_the_policy_demands_on_the_default_storage(
     tools: None, reference_data: Path, tmp_path: Path
@@ -105,6 +113,7 @@ def test_macs_end_as_the_policy_demands_on_the_default_storage(
         the_company(drydock, servers, after) as at,
     ):
         advisory_is_carried_out(at, before, after)
+        check_secrecy(drydock, tmp_path)
 
 
 @pytest.mark.timeout(600)
@@ -129,6 +138,7 @@ def test_macs_end_as_the_policy_demands_on_kafka(
         the_company(drydock, servers, after) as at,
     ):
         advisory_is_carried_out(at, before, after)
+        check_secrecy(drydock, tmp_path)
         unreachable = {one.spec.udid for one in at.of_kind("dead", "gone")}
         waiting = set(query(database, _WAITING))
         assert waiting <= unreachable
