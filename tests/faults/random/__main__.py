@@ -1,4 +1,4 @@
-"""`python -m tests.faults.random`: random faults by seed, then the checker of chaos.
+"""`python -m tests.faults.random`: random faults on the embedded form by seed, then the checker.
 
 Prints the schedule and the faults of each seed that fails. Exit code 0 without faults, else 1.
 """
@@ -58,7 +58,6 @@ def _embedded(
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.faults.random", description=__doc__)
-    parser.add_argument("--form", choices=("embedded", "kafka"), default="embedded")
     parser.add_argument("--seeds", default="1-10", help="First and last seed, such as 1-200.")
     parser.add_argument("--macs", type=int, default=embedded_seed.MACS)
     parser.add_argument("--show", type=int, default=20, help="Faults to print for each seed.")
