@@ -1,4 +1,4 @@
-"""`drydock devices`: settle which Mac an identifier belongs to."""
+"""`drydock devices`: settle which Mac an identifier belongs to, and state its owner."""
 
 import json
 from datetime import UTC, datetime
@@ -9,12 +9,12 @@ import typer
 
 from pipeline.cli.halt_switch import Bootstrap
 from pipeline.cli.output import emit, fail
-from pipeline.cli.service_client import AsJson, By, FleetOrDataDir, send_request
+from pipeline.cli.service_client import AsJson, By, DataDir, FleetOrDataDir, send_request
 
 if TYPE_CHECKING:
     from schemas.events.control import IdentitySettled
 
-_HELP = "Settle which Mac an identifier belongs to, where records contradict each other."
+_HELP = "Settle which Mac an identifier belongs to; state the owner and the retirement of a Mac."
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,7 +23,7 @@ Why = Annotated[str, typer.Option(help="The reason, for people.")]
 
 @app.callback()
 def _group() -> None:
-    """Settle which Mac an identifier belongs to, where records contradict each other."""
+    """Settle which Mac an identifier belongs to; state the owner and the retirement of a Mac."""
 
 
 @app.command()
@@ -80,6 +80,43 @@ def forget(
     """
     wanted = {"settlement": "forget", "device": name, "by": by, "why": why}
     _settle(wanted, data_dir, bootstrap, as_json=as_json)
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="The UDID or serial number of the Mac.")],
+    data_dir: DataDir,
+    ownership: Annotated[
+        str | None, typer.Option(help="Its owner: company, loan or personal.")
+    ] = None,
+    never_erase: Annotated[
+        bool | None, typer.Option("--never-erase/--may-erase", help="Protect it from erases.")
+    ] = None,
+    retired: Annotated[
+        bool | None, typer.Option("--retired/--in-use", help="It is sold, lost or replaced.")
+    ] = None,
+    loan_returned: Annotated[
+        bool, typer.Option("--loan-returned", help="The loan unit was returned now.")
+    ] = False,
+    by: By = "unknown",
+    as_json: AsJson = False,
+) -> None:
+    """State the owner of a Mac, its retirement, or the return of a loan unit.
+
+    A personal or retired Mac gets no job. A returned loan unit is erased once that is approved.
+    """
+    from pipeline.embedded import description_requests
+    from pipeline.embedded.operator_requests import InvalidRequestError
+
+    stated = {"ownership": ownership, "never_erase": never_erase, "retired": retired}
+    wanted = stated | {"device": name, "loan_returned": loan_returned, "by": by}
+    body = json.dumps(wanted).encode()
+    try:
+        prepare = description_requests.describe(body)
+    except InvalidRequestError as error:
+        fail(str(error))
+    response = send_request(data_dir, "POST", description_requests.PATH, prepare, body)
+    emit(json.dumps(response) if as_json else f"described: {response['described']}")
 
 
 def _settle(

@@ -1,7 +1,8 @@
 """The control events of operators: policy, halts, approvals, resets, identities of Macs. Pure."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -15,6 +16,7 @@ from schemas.envelope import (
     HaltClearedEvent,
     HaltSetEvent,
     IdentitySettledEvent,
+    InventoryEvent,
     PolicyChangedEvent,
 )
 from schemas.events.control import (
@@ -27,6 +29,7 @@ from schemas.events.control import (
     IdentitySettled,
     PolicyChanged,
 )
+from schemas.events.inventory import InventoryReported
 from schemas.ids import event_id
 from schemas.jobs import Action
 
@@ -95,6 +98,20 @@ def identity_settled(settled: IdentitySettled, now: datetime) -> IdentitySettled
         subject=settled.key,
         time=now,
         data=settled,
+    )
+
+
+def described(udid: str, stated: Mapping[str, Any], by: str, now: datetime) -> InventoryEvent:
+    """Return the inventory report in which a person states these fields of a Mac.
+
+    `by` is the person's name, which becomes the end of the event's source.
+    """
+    return InventoryEvent(
+        id=event_id("described", udid, by, now.isoformat()),
+        source=f"{_SOURCE}/{by}",
+        subject=udid,
+        time=now,
+        data=InventoryReported(source="admin", udid=udid, **stated),
     )
 
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.embedded import operator_requests, settlement_requests
+from pipeline.embedded import description_requests, operator_requests, settlement_requests
 from pipeline.embedded.service_thread import ReadRequest, WriteRequest
 from pipeline.embedded.sqlite_sink import SqliteSink
 from pipeline.gateway.app import HttpApp
@@ -37,6 +37,7 @@ class OperatorApi:
             route("/v1/halts/{scope:path}", self.clear_halt, "DELETE"),
             route("/v1/attempts/resets", self.reset_attempts, "POST"),
             route(settlement_requests.PATH, self.settle_identity, "POST"),
+            route(description_requests.PATH, self.describe, "POST"),
             route("/v1/approvals", self.grant_approval, "POST"),
             route("/v1/dead-letters/{seq:int}/replay", self.replay_dead_letter, "POST"),
         ]
@@ -98,6 +99,14 @@ class OperatorApi:
         Mac, 409 for a serial number of several Macs.
         """
         return await self._submit_body(request, settlement_requests.settle)
+
+    async def describe(self, request: Request) -> Response:
+        """Respond 200 once an operator's statements about a Mac are durable.
+
+        The body of the request is a DescriptionRequest: 400 if it is invalid, 404 for an unknown
+        Mac, 409 for a serial number of several Macs.
+        """
+        return await self._submit_body(request, description_requests.describe)
 
     async def grant_approval(self, request: Request) -> Response:
         """Respond 200 once a signed approval of one erasing job is durable.

@@ -68,19 +68,19 @@ def settle(raw: bytes) -> WriteRequest:
 def _resolved(fleet: Fleet, wanted: IdentitySettled) -> IdentitySettled:
     """Return the settlement with the UDIDs of the named Macs."""
     if wanted.other is None:
-        return wanted.model_copy(update={"device": _key_of(fleet, wanted.device)})
-    other = _key_of(fleet, wanted.other)
+        return wanted.model_copy(update={"device": key_of(fleet, wanted.device)})
+    other = key_of(fleet, wanted.other)
     earlier = fleet.merged_device(other).earlier_serials or ()
     if wanted.settlement == "merge" and wanted.device in [serial for serial, _ in earlier]:
         device = wanted.device
     else:
-        device = _key_of(fleet, wanted.device)
+        device = key_of(fleet, wanted.device)
     if device == other:
         raise InvalidRequestError(f"{wanted.device} and {wanted.other} are one Mac: {device}")
     return wanted.model_copy(update={"device": device, "other": other})
 
 
-def _key_of(fleet: Fleet, name: str) -> str:
+def key_of(fleet: Fleet, name: str) -> str:
     """Return the UDID of the Mac with this UDID or serial number.
 
     The serial number itself if only reports without a UDID have it.

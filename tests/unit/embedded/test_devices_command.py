@@ -118,6 +118,30 @@ def test_serial_number_of_two_macs_approves_nothing(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--ownership", "personal"), "personal"),
+        (("--ownership", "company"), "not_a_loan"),
+        (("--never-erase",), "never_erase"),
+        (("--retired",), "retired"),
+    ],
+)
+def test_described_mac_is_protected(data_dir: Path, options: tuple[str, ...], reason: str) -> None:
+    settle(data_dir, "separate", "MAC-1", "MAC-2")
+    done = drydock("devices", "describe", "MAC-1", *options, "--data-dir", data_dir, "--by", "ada")
+    assert (done.exit_code, done.output) == (0, "described: MAC-1\n")
+    assert reasons(data_dir)["MAC-1"] == reason
+    assert reasons(data_dir)["MAC-2"] == "awaiting_approval"
+
+
+def test_description_without_a_statement_is_refused(data_dir: Path) -> None:
+    done = drydock("devices", "describe", "MAC-1", "--data-dir", data_dir)
+    assert done.exit_code == 2
+    assert "state something" in done.output
+    assert drydock("devices", "describe", "X", "--retired", "--data-dir", data_dir).exit_code == 2
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("merge", "MAC-1", "MAC-9"), "no Mac has the name 'MAC-9'"),
