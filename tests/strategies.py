@@ -162,6 +162,9 @@ def checkins(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
         return make.make_event(BootstrapTokenEvent, udid, when, data)  # type: ignore[no-any-return]
     states = st.sampled_from(["none", "downloading", "prepared", "failed"])
     data = {"udid": udid, "install_state": draw(states)}
+    if data["install_state"] == "failed":
+        data["failure_reason"] = draw(st.sampled_from(["InsufficientDiskSpace", "someday new"]))
+        data["pending_version"] = draw(_maybe(st.sampled_from(["26.2", "26.3"])))
     return make.make_event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
 
 
@@ -376,6 +379,7 @@ def policies() -> st.SearchStrategy[Policy]:
             "thresholds": st.sampled_from(
                 [{"reinstall_after_failures": 1}, {"job_expires_after": "0m"}, {"cool_down": "0m"}]
             ),
+            "tries": st.just({"ddm": 1}),
         },
     )
     return parts.map(Policy.model_validate)

@@ -10,6 +10,7 @@ from agents.mdm.declarations import set_name
 from agents.mdm.delivery import Delivery, SentCommand, State
 from agents.mdm.facts import MacFacts, Name
 from agents.mdm.server import ServerView, StatusReport
+from schemas.ddm_failures import failure_code
 from schemas.results import ErrorCode
 
 Deliveries = Sequence[tuple[SentCommand, Delivery]]
@@ -105,4 +106,4 @@ def _installation(
         return Progress(state, since=at)
     if cause is not None and not cause.startswith(f"{name}-"):
         return Progress(since=at)
-    return Progress(state, None, ErrorCode.INSTALL_FAILED, failed_at or at, reason or "")
+    return Progress(state, None, failure_code(reason), failed_at or at, reason or "")

@@ -23,7 +23,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from pipeline.decide.exposure import Exposure, deadline_of
-from pipeline.decide.methods import Choice
+from pipeline.decide.methods import Choice, declared_failure
 from pipeline.decide.needs.need import Need, target
 from pipeline.decide.needs.reinstall_history import is_unheard
 from pipeline.decide.protection import identity_objection, owner_objection
@@ -35,7 +35,7 @@ from pipeline.state.hardware import HardwareClass
 from pipeline.state.jobs import JobEntry, JobHistory, attempts, failures
 from schemas.decisions import Gate, Reason
 from schemas.events.control import HaltSet
-from schemas.ids import derive_job_id
+from schemas.ids import clean_text, derive_job_id
 from schemas.jobs import Action, Method, Target
 from schemas.results import ErrorCode, Outcome
 
@@ -48,6 +48,9 @@ _REHEARSED_AGAIN_AFTER_US: Final = duration_us(REHEARSED_AGAIN_AFTER)
 # A job with an unknown history waits for a new approval, and for nothing else; one that ended with
 # its enrollment did not fail.
 _NO_COOL_DOWN: Final = frozenset({ErrorCode.HISTORY_UNKNOWN, ErrorCode.ENROLLMENT_ENDED})
+# A failed declaration for want of disk space holds the Mac until it reports its free space, or for
+# this time: its user may have made room, and few sources report the space of a disk.
+_DISK_FAILURE_LASTS_US: Final = duration_us(timedelta(days=7))
 _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
@@ -350,6 +353,15 @@ def _disk(s: Situation, c: Candidate) -> GateResult:
     if c.need.action is Action.REENROLL or c.choice.method in (Method.ERASE_DEVICE, Method.ASR):
         return _passed("disk")
     wanted = limits.disk_upgrade_gb if c.need.action in _BIG_INSTALLS else limits.disk_update_gb
+    failed_us = s.device.reported_us("failure_reason")
+    if (
+        declared_failure(s, c.need) is ErrorCode.NO_DISK_SPACE
+        and s.device.reported_us("free_disk_gb") <= failed_us
+        and s.now_us < failed_us + _DISK_FAILURE_LASTS_US
+    ):
+        detail = f"the Mac reported: {s.device.failure_reason}"
+        until = from_us(failed_us + _DISK_FAILURE_LASTS_US)
+        return GateResult("disk", Reason.LOW_DISK, clean_text(detail), until)
     if free is None:
         return GateResult("disk", detail="unknown: the executor looks first")
     detail = f"{free:g} GB free, {wanted:g} GB wanted"
@@ -441,6 +453,7 @@ Field = Literal[
     "device.compliant",
     "device.enrolled",
     "device.enrolled_since",
+    "device.failure_reason",
     "device.free_disk_gb",
     "device.hardware",
     "device.hostname",
@@ -457,6 +470,7 @@ Field = Literal[
     "device.on_ac_power",
     "device.os_version",
     "device.ownership",
+    "device.pending_version",
     "device.serial",
     "device.reported_us",
     "device.supervised",
@@ -486,6 +500,7 @@ _METHODS: Final = (
     *("device.supervised", "device.bootstrap_token_escrowed"),
     *("device.volume_owner_available", "device.ade_enrolled"),
     *("device.install_state", "device.reported_us", "device.checkins"),
+    *("device.failure_reason", "device.pending_version"),
     *("device.last_seen_us", "job_history", "open_job"),
 )
 
@@ -576,7 +591,14 @@ GATES: Final = (
         },
     ),
     GateRow(  # enough free disk space, an unknown amount, or an action that needs none
-        "disk", _disk, {Reason.LOW_DISK: ("device.free_disk_gb", "policy")}
+        "disk",
+        _disk,
+        {
+            Reason.LOW_DISK: (
+                *("device.free_disk_gb", "policy", "now_us", "device.reported_us"),
+                *("device.install_state", "device.failure_reason", "device.pending_version"),
+            )
+        },
     ),
     GateRow(  # AC power, or a battery that is charged enough or not known
         "power",

@@ -5,9 +5,12 @@ Mac (skipped), blocked (has an obstacle, which a report, an event or time can re
 
 | methods of the policy | choice |
 | --- | --- |
-| at least one free | the first free one that has not failed too often, else the first free one |
+| at least one free | the first free one that is not spent, else the first free one |
 | none free, some blocked | the first that time alone frees, else the first; with its obstacle |
 | all impossible | none, with the reason `no_method` |
+
+A method is spent after `tries` failures at this Mac, and `ddm` also if the Mac reports a failed
+declaration whose cause a second one does not remove (`declared_failure`).
 
 For a job that erases, `erase_device` is before the methods that need an installer; after them if
 the policy wants the newest system on a loan unit that does not run it.
@@ -49,6 +52,7 @@ from pipeline.decide.situation import Situation
 from pipeline.state.device import duration_us, from_us
 from pipeline.state.hardware import HardwareClass
 from pipeline.state.jobs import failures
+from schemas.ddm_failures import failure_code
 from schemas.decisions import Reason
 from schemas.jobs import Action, Method
 from schemas.macos import OSVersion
@@ -67,6 +71,15 @@ INSTALL_FAILURES: Final = frozenset(
 )
 _NEEDS_VOLUME_OWNER: Final = frozenset({HardwareClass.APPLE_SILICON, HardwareClass.VM})
 _ERASES_TO_A_SYSTEM: Final = frozenset({HardwareClass.T2, HardwareClass.APPLE_SILICON})
+# After a declared update failed for this cause: True if a declaration may succeed the next time,
+# False if the next method is used at once. The gates `disk` and `power` hold every method.
+_MAY_TRY_AGAIN: Final[Mapping[ErrorCode, bool]] = {
+    ErrorCode.NO_DISK_SPACE: True,
+    ErrorCode.LOW_POWER: True,
+    ErrorCode.DOWNLOAD_FAILED: True,
+    ErrorCode.NO_BOOTSTRAP_TOKEN: False,
+    ErrorCode.INSTALL_FAILED: False,
+}
 _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
 # A running state that was reported longer ago than this no longer blocks other methods.
 _RUNNING_MAX_AGE: Final = timedelta(hours=24)
@@ -113,7 +126,7 @@ def choose_method(s: Situation, need: Need) -> Choice:
             obstacle, ends_at = _another_update_runs(s, method)
         if obstacle is None:
             free = Choice(method, None, _method_detail(s, method))
-            if failed.get(method, 0) < s.policy.thresholds.reinstall_after_failures:
+            if not _is_spent(s, need, method, failed):
                 return free
             spent = spent or free
         elif blocked is None or (blocked.until is None and ends_at is not None):
@@ -143,8 +156,32 @@ def has_untried_method(s: Situation, need: Need) -> bool:
     choice = choose_method(s, need)
     if choice.method is None or choice.reason is not None:
         return False
-    tries = s.policy.thresholds.reinstall_after_failures
-    return failures_by_method(s, need).get(choice.method, 0) < tries
+    return not _is_spent(s, need, choice.method, failures_by_method(s, need))
+
+
+def _is_spent(s: Situation, need: Need, method: Method, failed: Mapping[Method, int]) -> bool:
+    """Return True if the next method is to be used: this one has no tries left, or cannot work.
+
+    `failed` are the failures by method.
+    """
+    if failed.get(method, 0) >= s.policy.tries_of(method):
+        return True
+    code = declared_failure(s, need) if method is Method.DDM else None
+    return code is not None and not _MAY_TRY_AGAIN[code]
+
+
+def declared_failure(s: Situation, need: Need) -> ErrorCode | None:
+    """Return the cause of the failure of a declared update to the need's release, None without one.
+
+    It is the Mac's own report, also of a declaration that another program made.
+    """
+    device = s.device
+    if device.install_state != "failed" or not device.failure_reason or need.target is None:
+        return None
+    pending = device.pending_version
+    if pending is not None and pending.release != need.target.version.release:
+        return None
+    return failure_code(device.failure_reason)
 
 
 def _in_order(s: Situation, need: Need) -> tuple[Method, ...]:

@@ -324,7 +324,7 @@ class Thresholds(StrictModel):
     25 GB plus the installer for an upgrade; battery 20 % on Apple silicon, 50 % on Intel. A Mac
     that was not seen for longer than `stale_after` gets no job. `max_attempts` counts the failed
     jobs for one intent that reached the Mac. An update that failed on the Mac
-    `reinstall_after_failures` times is replaced by a reinstall. `cool_down` is the time after a
+    `reinstall_after_failures` times, by every method, is replaced by a reinstall. `cool_down` is the time after a
     failed job, doubled with each failure up to `cool_down_max`. A report must confirm a job within
     `job_expires_after` (`reenroll_expires_after` for a re-enrollment), at least 30 minutes.
     """
@@ -402,7 +402,11 @@ class Exemption(StrictModel):
 
 
 class Policy(StrictModel):
-    """All settings of the operators; each default is the cautious choice."""
+    """All settings of the operators; each default is the cautious choice.
+
+    `tries` limits the failures of a method at one Mac for one intent: after them the next method of
+    the action is used. A method that is not listed has `reinstall_after_failures` of `thresholds`.
+    """
 
     version: Literal[1] = 1
     sites: Annotated[dict[SiteField, Site], Field(min_length=1)]
@@ -419,6 +423,7 @@ class Policy(StrictModel):
     images: tuple[Image, ...] = ()
     firmware: tuple[Firmware, ...] = ()
     exemptions: tuple[Exemption, ...] = ()
+    tries: dict[Method, Annotated[int, Field(ge=1, le=100)]] = Field(default_factory=dict)
 
     @field_validator("default_site")
     @classmethod
@@ -465,6 +470,10 @@ class Policy(StrictModel):
             one.who for one in self.exemptions
         ]
         return any(match.hostnames for match in matches)
+
+    def tries_of(self, method: Method) -> int:
+        """Return the number of failures after which the next method is used."""
+        return self.tries.get(method, self.thresholds.reinstall_after_failures)
 
     def windows_of(self, site: str) -> tuple[Window, ...]:
         """Return the site's own windows, or the policy's. Raises KeyError for an unknown site."""

@@ -16,7 +16,20 @@ from schemas.decisions import Reason, Verdict
 from schemas.events.checkin import DdmStatusReported
 from schemas.jobs import Action, Method
 from schemas.macos import parse_os_version
-from tests.factories import DAY, HOUR, NOW, UDID, catalogue, mac, policy, release, situation
+from schemas.results import ErrorCode, Outcome
+from tests.factories import (
+    DAY,
+    HOUR,
+    NOW,
+    UDID,
+    catalogue,
+    entry,
+    mac,
+    policy,
+    release,
+    situation,
+    with_report,
+)
 
 INTEL: dict[str, Any] = {"model": "iMac20,1", "device_id": "J185AP"}
 T1: dict[str, Any] = {"model": "MacBookPro14,2", "device_id": "Mac-CAD6701F7CEA0921"}
@@ -205,6 +218,90 @@ def test_other_method_is_held_while_a_declared_update_runs(
     assert (decision.reason is Reason.OTHER_UPDATE_RUNNING) is held
     if held:
         assert decision.next_eligible_at == NOW + DAY - hours * HOUR
+
+
+def declared(reason: str | None, pending: str | None = "26.2", state: str = "failed") -> Any:
+    status = DdmStatusReported(
+        udid=UDID,
+        install_state=state,
+        failure_reason=reason,
+        pending_version=None if pending is None else parse_os_version(pending),
+    )
+    return apply_ddm_status(mac(), status, to_us(NOW - HOUR / 2))
+
+
+# the Mac's status, the policy -> method, reason of the decision
+DECLARED_FAILURES = [
+    pytest.param(declared("someday new"), {}, Method.SOFTWAREUPDATE, None, id="unknown-text"),
+    pytest.param(
+        declared("someday new", None), {}, Method.SOFTWAREUPDATE, None, id="of-no-named-release"
+    ),
+    pytest.param(
+        declared("Failed to authenticate"), {}, Method.SOFTWAREUPDATE, None, id="no-authorization"
+    ),
+    pytest.param(declared("DownloadFailed"), {}, Method.DDM, None, id="download-is-tried-again"),
+    pytest.param(declared("BatteryTooLow"), {}, Method.DDM, None, id="power-is-a-gate"),
+    pytest.param(
+        declared("InsufficientDiskSpace"), {}, Method.DDM, Reason.LOW_DISK, id="disk-holds"
+    ),
+    pytest.param(declared("someday new", "26.1"), {}, Method.DDM, None, id="of-another-release"),
+    pytest.param(declared("someday new", state="none"), {}, Method.DDM, None, id="is-over"),
+    pytest.param(declared(None), {}, Method.DDM, None, id="without-a-text"),
+    pytest.param(
+        declared("someday new"),
+        {"methods": {"update": ["ddm"]}},
+        Method.DDM,
+        None,
+        id="no-other-method-allowed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("device", "settings", "method", "reason"), DECLARED_FAILURES)
+def test_failure_of_a_declaration_chooses_the_next_method(
+    device: Any, settings: dict[str, Any], method: Method, reason: Reason | None
+) -> None:
+    decision = decide(situation(device, rules=policy(**settings)))
+    assert decision.method is method
+    assert decision.reason is (reason or Reason.SECURITY_UPDATE)
+
+
+def test_full_disk_holds_until_the_mac_reports_its_space_or_for_a_week() -> None:
+    held = decide(situation(declared("Not enough free disk space")))
+    assert held.next_eligible_at == NOW - HOUR / 2 + 7 * DAY
+    [disk] = [gate for gate in held.gates if gate.gate == "disk"]
+    assert disk.detail == "the Mac reported: Not enough free disk space"
+    later = with_report(declared("Not enough free disk space"), NOW, free_disk_gb=60.0)
+    assert decide(situation(later)).decision is Verdict.SEND
+
+
+TRIES = [
+    pytest.param({}, 2, Method.DDM, id="as-many-as-before-a-reinstall"),
+    pytest.param({}, 3, Method.SOFTWAREUPDATE, id="none-left"),
+    pytest.param({"tries": {"ddm": 1}}, 1, Method.SOFTWAREUPDATE, id="one-for-this-method"),
+    pytest.param({"tries": {"softwareupdate": 1}}, 2, Method.DDM, id="for-another-method"),
+    pytest.param({"tries": {"ddm": 4}}, 3, Method.DDM, id="more-than-before-a-reinstall"),
+]
+
+
+@pytest.mark.parametrize(("settings", "count", "method"), TRIES)
+def test_next_method_follows_when_the_tries_of_one_are_used(
+    settings: dict[str, Any], count: int, method: Method
+) -> None:
+    history = tuple(
+        entry(
+            "26.2",
+            generation=number,
+            outcome=Outcome.FAILED,
+            outcome_at=NOW - 9 * DAY,
+            error_code=ErrorCode.INSTALL_FAILED,
+        )
+        for number in range(count)
+    )
+    s = situation(mac(), rules=policy(**settings), job_history=history)
+    update = needs_update(s, exposure(s))
+    assert update is not None
+    assert choose_method(s, update).method is method
 
 
 def test_running_declared_update_may_be_declared_again() -> None:

@@ -499,7 +499,7 @@ def test_failed_installation_has_the_text_of_the_mac() -> None:
     site.run(hours(1))
     failure = {"count": 1, "reason": "Not enough free disk space"}
     site.status("failed", more={"failure-reason": failure})
-    assert (site.end, site.detail) == ("failed/install_failed", "Not enough free disk space")
+    assert (site.end, site.detail) == ("failed/no_disk_space", "Not enough free disk space")
 
 
 def test_failure_of_another_programs_declaration_is_not_ours() -> None:
