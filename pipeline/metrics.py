@@ -21,6 +21,7 @@ from runtime.metrics import (
 )
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
+from schemas.findings import FindingCode
 from schemas.jobs import Action
 from schemas.queries import QueryKind
 from schemas.results import Outcome
@@ -91,6 +92,9 @@ class Metrics:
         )
         self._overdue = gauge(
             "drydock_overdue_devices", "Exposed Macs past their deadline.", "site"
+        )
+        self._findings = gauge(
+            "drydock_device_findings", "Macs with a finding of this code.", "code", "site"
         )
         self._requests = request_histogram(registry, "HTTP requests, by the pattern of the path.")
         self._ready = gauge("drydock_ready", "1 while the program accepts inputs, else 0.")
@@ -184,6 +188,8 @@ class Metrics:
             self._sites[site] = None
             self._overdue.labels(site)
             self._offered_again.labels(site)
+            for code in FindingCode:
+                self._findings.labels(code.value, site)
             for severity in Severity:
                 self._exposed.labels(severity.value, site)
             for action in Action:
@@ -272,6 +278,17 @@ class Metrics:
         self.add_sites(site for site in overdue if site)
         for site in self._sites:
             self._overdue.labels(site).set(overdue.get("" if site == NO_SITE else site, 0))
+
+    def set_findings(self, findings: Mapping[tuple[str, str], int]) -> None:
+        """Set the number of Macs by (site, code of a finding); absent keys become zero.
+
+        The name of the site is empty for Macs without one.
+        """
+        self.add_sites(site for site, _ in findings if site)
+        for site in self._sites:
+            key = "" if site == NO_SITE else site
+            for code in FindingCode:
+                self._findings.labels(code.value, site).set(findings.get((key, code), 0))
 
     def observe_request(self, route: str, status: int, duration_s: float) -> None:
         """Observe an HTTP request. `route` is the pattern of its path, never the path itself."""

@@ -1,6 +1,7 @@
 """`drydock status`: the state of a fleet."""
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,12 @@ def _print(found: "Status") -> None:
     ]
     if reasons:
         print_table(("decision", "reason", "Macs"), reasons, title="Macs by decision")
+    codes: Counter[str] = Counter()
+    for by_code in found.findings.values():
+        codes.update(by_code)
+    if codes:
+        counts = [(code, str(count)) for code, count in codes.most_common()]
+        print_table(("finding", "Macs"), counts, title="Findings")
     if found.dead_letters:
         letters = [(code, str(count)) for code, count in found.dead_letters.items()]
         print_table(("code", "inputs"), letters, title="Dead letters")

@@ -24,7 +24,7 @@ from runtime.sqlite import (
 )
 
 FILE: Final = "drydock.sqlite"
-VERSION: Final = 3
+VERSION: Final = 4
 START_SETTING: Final = "log_start"
 Kind = Literal["event", "decision"]
 _SINCE: Final = "seq >= (SELECT min(seq) FROM log WHERE at_us >= ?) AND +at_us >= ?"
@@ -32,8 +32,8 @@ _UNTIL: Final = "seq <= (SELECT max(seq) FROM log WHERE at_us < ?) AND +at_us < 
 # Lists of CVEs in memory, of some 6 KB each: about one for each OS version of a catalogue.
 _MAX_LISTS: Final = 256
 # The columns of a Mac's last decision after its UDID, in the order of the fields of
-# pipeline.reconcile.last_decision.LastDecision.
-LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
+# pipeline.reconcile.last_decision.LastDecision; the last one has the codes with spaces between.
+LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool, str]
 
 
 class StoreError(RuntimeError):

@@ -49,9 +49,9 @@ class MetricsLog:
         self.update_fleet(reconciler, done.at)
 
     def update_fleet(self, reconciler: Reconciler, now: datetime) -> None:
-        """Set the gauges of the fleet: exposed Macs, open jobs, devices, overdue Macs.
+        """Set the gauges of the fleet: exposed Macs, open jobs, devices, overdue Macs, findings.
 
-        Devices and overdue Macs are counted at most once a minute.
+        The last three are set at most once a minute.
         """
         policy = reconciler.policy
         if policy is not None:
@@ -61,6 +61,7 @@ class MetricsLog:
             self._counted_at = now
             self._metrics.set_devices(sum(1 for _ in reconciler.fleet.macs()))
             self._metrics.set_overdue(reconciler.count_overdue(now))
+            self._metrics.set_findings(reconciler.findings)
 
     def record_lost_entries(self, count: int) -> None:
         """Count and log entries of the log that were committed and are gone."""

@@ -22,7 +22,8 @@ class Status:
     deadline, by site. `dead_letters` are by code, without replayed ones. `halts` are the scope keys
     of the halts in force. `doubtful_jobs` are the open jobs, by site, that were issued before their
     site's journal was found to lack orders. `dry_run` counts, by site and action, the Macs whose
-    job would have been sent if the site were not in dry run. `policy` is the digest of the policy
+    job would have been sent if the site were not in dry run. `findings` counts, by site and code,
+    the Macs with a finding. `policy` is the digest of the policy
     in force, None without one; `last_at` is the latest time of a log entry, None for an empty log.
     """
 
@@ -35,6 +36,7 @@ class Status:
     halts: list[str]
     doubtful_jobs: dict[str, int]
     dry_run: dict[str, dict[str, int]]
+    findings: dict[str, dict[str, int]]
     policy: str | None
     last_at: datetime | None
 
@@ -74,8 +76,10 @@ def read_status(log: Log, now: datetime) -> Status:
     exposed: Counter[tuple[str, str]] = Counter()
     overdue: Counter[str] = Counter()
     decisions: Counter[tuple[str, str]] = Counter()
-    for _, _, verdict, reason, _, site, severity, deadline_us, *_ in log.last_decisions():
+    findings: Counter[tuple[str, str]] = Counter()
+    for _, _, verdict, reason, _, site, severity, deadline_us, *_, codes in log.last_decisions():
         decisions[verdict, reason] += 1
+        findings.update((site or "", code) for code in codes.split())
         if severity is None:
             continue
         exposed[site or "", severity] += 1
@@ -102,6 +106,7 @@ def read_status(log: Log, now: datetime) -> Status:
         halts=_halts(log, now),
         doubtful_jobs={site: count for site, count in sorted(doubtful.items()) if count},
         dry_run=_nested(dry_run),
+        findings=_nested(findings),
         policy=None if policy is None else policy[1]["digest"],
         last_at=log.last_at(),
     )

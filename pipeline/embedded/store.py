@@ -83,7 +83,8 @@ CREATE TABLE last_decisions (
     severity TEXT,
     deadline_us INTEGER NOT NULL,
     recheck_on_telemetry INTEGER NOT NULL,
-    waits_for_capacity INTEGER NOT NULL
+    waits_for_capacity INTEGER NOT NULL,
+    findings TEXT NOT NULL
 ) STRICT;
 CREATE TABLE settings (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE dead_letters (
@@ -99,12 +100,12 @@ CREATE INDEX dead_letters_open ON dead_letters (code) WHERE replayed_at_us IS NU
 """
 _SCHEMA: Final = sqlite.Schema(_SCRIPT, VERSION)
 _PUT_LAST_DECISION: Final = """
-INSERT INTO last_decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO last_decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, verdict = excluded.verdict,
     reason = excluded.reason, recheck_us = excluded.recheck_us, site = excluded.site,
     severity = excluded.severity, deadline_us = excluded.deadline_us,
     recheck_on_telemetry = excluded.recheck_on_telemetry,
-    waits_for_capacity = excluded.waits_for_capacity
+    waits_for_capacity = excluded.waits_for_capacity, findings = excluded.findings
 """
 # Without a change of the key nothing is written: a Mac repeats its names in each report.
 _PUT_NAME: Final = """

@@ -11,7 +11,7 @@ from pipeline.embedded.names import event_names, record_names
 from pipeline.embedded.store import Store
 from pipeline.reconcile.changes import Changes, Rejection
 from pipeline.reconcile.deciding import Sign
-from pipeline.reconcile.last_decision import LastDecision
+from pipeline.reconcile.last_decision import LastDecision, shared_codes
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import Device
 from pipeline.state.fleet import Fleet
@@ -179,18 +179,25 @@ def _read_last_decisions(log: Log) -> Iterator[tuple[str, LastDecision]]:
                 severity=None if stored.severity is None else Severity(stored.severity),
                 recheck_on_telemetry=bool(stored.recheck_on_telemetry),
                 waits_for_capacity=bool(stored.waits_for_capacity),
+                findings=shared_codes(tuple(row[-1].split())),
             ),
         )
 
 
 def _encode_row(last_decision: LastDecision) -> LastDecisionRow:
-    severity = None if last_decision.severity is None else last_decision.severity.value
-    row: LastDecisionRow = last_decision._replace(
-        verdict=last_decision.verdict.value,  # type: ignore[arg-type]
-        reason=last_decision.reason.value,  # type: ignore[arg-type]
-        severity=severity,  # type: ignore[arg-type]
+    severity = last_decision.severity
+    return (
+        last_decision.fingerprint,
+        last_decision.verdict.value,
+        last_decision.reason.value,
+        last_decision.recheck_us,
+        last_decision.site,
+        None if severity is None else severity.value,
+        last_decision.deadline_us,
+        last_decision.recheck_on_telemetry,
+        last_decision.waits_for_capacity,
+        " ".join(last_decision.findings),
     )
-    return row
 
 
 def _json(value: Any) -> bytes:

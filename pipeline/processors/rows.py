@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from pipeline.reconcile.last_decision import LastDecision
+from pipeline.reconcile.last_decision import LastDecision, shared_codes
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.compact.device_row import DeviceRow, device_of_row
 from pipeline.state.compact.job_row import JobRow, entry_of_row
@@ -204,6 +204,7 @@ class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
     deadline_us: int
     recheck_on_telemetry: bool = True
     waits_for_capacity: bool = False
+    findings: tuple[str, ...] = ()
 
     @classmethod
     def encode(cls, last_decision: LastDecision) -> "_LastDecisionRow":
@@ -220,6 +221,7 @@ class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
             self.deadline_us,
             self.recheck_on_telemetry,
             self.waits_for_capacity,
+            shared_codes(self.findings),
         )
 
 

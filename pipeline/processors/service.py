@@ -368,8 +368,8 @@ class _Service:
     async def _update_fleet_metrics(self) -> None:
         """Set the metrics of the Macs of ready partitions, and of their open jobs.
 
-        Exposed Macs and open jobs are set at each call, known and overdue Macs at most once a
-        minute.
+        Exposed Macs and open jobs are set at each call, known and overdue Macs and findings at most
+        once a minute.
         """
         engines = [shard.reconciler for shard in self._worker.device_shards()]
         exposed: Counter[tuple[str, str]] = Counter()
@@ -381,13 +381,15 @@ class _Service:
         if monotonic() < self._counted_at + _COUNT_INTERVAL_S:
             return
         self._counted_at = monotonic()
-        devices, overdue = 0, Counter[str]()
+        devices, overdue, findings = 0, Counter[str](), Counter[tuple[str, str]]()
         for reconciler in engines:
             devices += sum(1 for _ in reconciler.fleet.macs())
             overdue.update(reconciler.count_overdue(self._plan.clock()))
+            findings.update(reconciler.findings)
             await asyncio.sleep(0)
         self._metrics.set_devices(devices)
         self._metrics.set_overdue(overdue)
+        self._metrics.set_findings(findings)
 
     async def _update_progress(self) -> None:
         """Set the lag of each topic, and record the samples from which `_health` sees a stall.

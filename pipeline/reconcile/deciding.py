@@ -19,7 +19,12 @@ from pipeline.decide.situation import Situation, site_of
 from pipeline.reconcile.changes import SOURCE, Changes, DerivedRecord, Rejection, bug_detail
 from pipeline.reconcile.decision_queue import DecisionQueue
 from pipeline.reconcile.folding import Folding
-from pipeline.reconcile.last_decision import LastDecision, LastDecisions, fingerprint
+from pipeline.reconcile.last_decision import (
+    LastDecision,
+    LastDecisions,
+    fingerprint,
+    shared_codes,
+)
 from pipeline.reconcile.policy_in_force import PolicyInForce
 from pipeline.reconcile.site_capacity import SiteCapacity
 from pipeline.state.device import Device, to_us
@@ -266,6 +271,7 @@ class Deciding:
             0 if deadline is None else to_us(deadline),
             found.recheck_on_telemetry,
             found.waits_for_capacity,
+            shared_codes(decision.findings),
         )
         self.keep(decision.udid, last)
 

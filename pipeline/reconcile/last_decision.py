@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from pipeline.state.device import to_us
@@ -15,7 +16,8 @@ class LastDecision(NamedTuple):
     `recheck_us` is the time at which the Mac must be decided again without an event, in us since
     1970; 0 for never. `severity` is None for a Mac without CVEs; `deadline_us` is 0 without a
     deadline. `recheck_on_telemetry`: a report that brings only telemetry can change the decision.
-    `waits_for_capacity`: the end of another job of the site can change it.
+    `waits_for_capacity`: the end of another job of the site can change it. `findings` are the codes
+    of the decision's findings.
     """
 
     fingerprint: bytes
@@ -27,6 +29,7 @@ class LastDecision(NamedTuple):
     deadline_us: int
     recheck_on_telemetry: bool = True
     waits_for_capacity: bool = False
+    findings: tuple[str, ...] = ()
 
     @property
     def wants_capacity(self) -> bool:
@@ -37,21 +40,23 @@ class LastDecision(NamedTuple):
 class LastDecisions:
     """The last decision of each Mac, and the counts that follow from them.
 
-    `exposed` is the number of Macs with CVEs by site (empty for none) and severity.
+    `exposed` is the number of Macs with CVEs by site (empty for none) and severity, `findings` the
+    number of Macs with a finding by site and code.
     """
 
     def __init__(self) -> None:
         self.by_udid: dict[str, LastDecision] = {}
         self.exposed: Counter[tuple[str, str]] = Counter()
+        self.findings: Counter[tuple[str, str]] = Counter()
 
     def put(self, udid: str, last: LastDecision) -> None:
         """Store the Mac's last decision in place of the one before."""
-        self._count_exposed(self.by_udid.get(udid), last)
+        self._count(self.by_udid.get(udid), last)
         self.by_udid[udid] = last
 
     def remove(self, udid: str) -> None:
         """Remove the decision of a record that has become part of a Mac."""
-        self._count_exposed(self.by_udid.pop(udid, None), None)
+        self._count(self.by_udid.pop(udid, None), None)
 
     def count_overdue(self, now: datetime) -> Counter[str]:
         """Return the number of exposed Macs past their deadline, by site; visits every Mac.
@@ -65,11 +70,22 @@ class LastDecisions:
             if last.severity is not None and 0 < last.deadline_us <= now_us
         )
 
-    def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
-        """Move a Mac in the counts of `exposed` from its old decision to its new one."""
+    def _count(self, old: LastDecision | None, new: LastDecision | None) -> None:
+        """Move a Mac in the counts from its old decision to its new one."""
         for last, sign in ((old, -1), (new, 1)):
-            if last is not None and last.severity is not None:
-                self.exposed[last.site or "", last.severity.value] += sign
+            if last is None:
+                continue
+            site = last.site or ""
+            if last.severity is not None:
+                self.exposed[site, last.severity.value] += sign
+            for code in last.findings:
+                self.findings[site, code] += sign
+
+
+@lru_cache(maxsize=1024)
+def shared_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an equal tuple of finding codes, the same object for most Macs: there are few."""
+    return codes
 
 
 def fingerprint(decision: Decision) -> bytes:

@@ -55,7 +55,8 @@ class Reconciler:
     the public keys that admission trusts. `queue` has the Macs to decide; every Mac is swept each
     `sweep_every`. Without `fast_paths` no value of an earlier evaluation is reused and every model
     is validated: slower, with the same decisions and bytes (docs/explanation/fast-paths.md).
-    `last_decisions` is by UDID; `exposed` counts the Macs with CVEs by site and severity.
+    `last_decisions` is by UDID; `exposed` counts the Macs with CVEs by site and severity,
+    `findings` the Macs with a finding by site and code.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Reconciler:
         self._decided = LastDecisions()
         self.last_decisions: dict[str, LastDecision] = self._decided.by_udid
         self.exposed: Counter[tuple[str, str]] = self._decided.exposed
+        self.findings: Counter[tuple[str, str]] = self._decided.findings
         self.capacity = SiteCapacity()
         self.queue = DecisionQueue(self.fleet.macs, self.last_decisions, sweep_every)
         self._marking = Marking(

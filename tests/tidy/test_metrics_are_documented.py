@@ -149,6 +149,11 @@ def test_series_of_a_site_without_exposed_devices_is_zero() -> None:
     assert registry.get_sample_value("drydock_exposed_devices", labels) == 3
     siteless = {"severity": "low", "site": "none"}
     assert registry.get_sample_value("drydock_exposed_devices", siteless) == 1
+    metrics.set_findings({("london", "runs_beta"): 2})
+    beta = {"code": "runs_beta", "site": "london"}
+    assert registry.get_sample_value("drydock_device_findings", beta) == 2
+    metrics.set_findings({})
+    assert registry.get_sample_value("drydock_device_findings", beta) == 0
     metrics.set_fleet({}, {})
     assert registry.get_sample_value("drydock_exposed_devices", labels) == 0
     assert registry.get_sample_value("drydock_exposed_devices", siteless) == 0

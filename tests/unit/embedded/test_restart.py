@@ -64,3 +64,14 @@ def test_decision_of_a_serial_number_is_dropped_once_its_udid_is_known(tmp_path:
     service.close()
     assert sum(sum(by.values()) for by in found.decisions.values()) == 1
     assert found.devices == 1
+
+
+def test_findings_are_counted_the_same_after_a_restart(tmp_path: Path) -> None:
+    macs = [osquery_report(udid, **NEW) for udid in ("MAC-1", "MAC-2")]
+    service = accept_all(tmp_path, [[critical_release("26.1", "25B78")], macs], restart=False)
+    before = dict(+service.reconciler.findings)
+    service.close()
+    service = open_service(tmp_path, Environment.of())
+    assert dict(service.reconciler.findings) == before == {("london", "mdm_unknown"): 2}
+    assert read_status(service.store, START).findings == {"london": {"mdm_unknown": 2}}
+    service.close()

@@ -1,4 +1,4 @@
-"""`drydock status` of a fleet in dry run."""
+"""`drydock status`: the withheld jobs of a dry run, and the findings."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,18 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.embedded.service import Service
 from tests.embedded_world import POLICY, Environment, at, live
-from tests.factories.sites import JOBS_KEY, KEYS, START, a_spec
+from tests.factories.sites import JOBS_KEY, KEYS, START, a_spec, osquery_report
+
+
+def test_status_counts_the_macs_with_a_finding(tmp_path: Path) -> None:
+    service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
+    service.accept([osquery_report("MAC-1", os_version="26.1")], (), START)
+    service.close()
+    command = ["status", "--data-dir", str(tmp_path)]
+    lines = [line.split() for line in CliRunner().invoke(app, command).stdout.splitlines()]
+    assert ["mdm_unknown", "1"] in lines[lines.index(["Findings"]) :]
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert found["findings"]["london"]["mdm_unknown"] == 1
 
 
 def test_status_of_a_dry_run_has_the_withheld_jobs_beside_the_exposure(tmp_path: Path) -> None:

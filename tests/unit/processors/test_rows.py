@@ -28,6 +28,15 @@ def test_a_row_restores_the_mac_and_its_last_decision() -> None:
     assert rest == (reconciler.last_decisions[make.UDID], True, None)
 
 
+def test_a_row_restores_the_counts_of_findings() -> None:
+    reconciler, loaded = a_reconciler(make.full_report()), Reconciler()
+    row = rows.encode_device(reconciler, make.UDID, 1)
+    last_decision = rows.load_device(loaded, make.UDID, row).last_decision
+    assert last_decision is not None
+    loaded.restore(make.UDID, last_decision)
+    assert loaded.findings == reconciler.findings == {("london", "mdm_unknown"): 1}
+
+
 def test_a_row_keeps_the_bytes_of_the_issued_event() -> None:
     raw = b' {"data" : {"job": "\xc3\xbc", "n": 1.50}} '
     row = rows.encode_device(Reconciler(), make.UDID, 1, issued_event=raw)
@@ -62,6 +71,6 @@ def test_a_row_of_an_earlier_or_a_later_version_is_read() -> None:
     last_decision, is_decided, _ = rows.load_device(loaded, make.UDID, msgspec.json.encode(wire))
     assert loaded.fleet.devices[make.UDID].values == reconciler.fleet.devices[make.UDID].values
     assert last_decision == reconciler.last_decisions[make.UDID]._replace(
-        recheck_on_telemetry=True, waits_for_capacity=False
+        recheck_on_telemetry=True, waits_for_capacity=False, findings=()
     )
     assert not is_decided

@@ -1,4 +1,4 @@
-"""The fingerprint of a decision, and the counts of exposed and overdue Macs."""
+"""The fingerprint of a decision, and the counts of exposed and overdue Macs and of findings."""
 
 from datetime import timedelta
 from typing import Any
@@ -97,6 +97,20 @@ def test_exposed_macs_are_counted_by_their_last_decision() -> None:
     decisions.remove("unknown")
     assert not +decisions.exposed
     assert list(decisions.by_udid) == [OTHER_UDID]
+
+
+def test_findings_are_counted_by_site_and_code() -> None:
+    decisions = LastDecisions()
+    decisions.put(UDID, last("london", None)._replace(findings=("mdm_unknown", "runs_beta")))
+    decisions.put(OTHER_UDID, last(None, None)._replace(findings=("mdm_unknown",)))
+    assert decisions.findings == {
+        ("london", "mdm_unknown"): 1,
+        ("london", "runs_beta"): 1,
+        ("", "mdm_unknown"): 1,
+    }
+    decisions.put(UDID, last("london", None)._replace(findings=("mdm_unknown",)))
+    decisions.remove(OTHER_UDID)
+    assert +decisions.findings == {("london", "mdm_unknown"): 1}
 
 
 @pytest.mark.parametrize(
