@@ -26,6 +26,7 @@
     INTENDED  no sign of MAX_SENDS orders                        DONE (failed)
     WATCHING  Mac booted into the target since the order         DONE (acted)
     WATCHING  Mac enrolled again by `install_profile`            DONE (acted or failed)
+    WATCHING  the order was to restart                           DONE (acted or failed)
     WATCHING  it did not until `report_by`                       DONE (failed)
     WATCHING  Mac reports a failure, or left MDM                 DONE (failed)
     WATCHING  nothing seen for 6 h, or no progress for 24 h      DONE (failed)
@@ -571,6 +572,8 @@ def _shows_effect(entry: JournalEntry, look: Observation) -> bool:
     assert entry.intent_at is not None
     if entry.job.method is Method.INSTALL_PROFILE:
         return _has_enrolled_again(entry, look)
+    if entry.job.method is Method.RESTART_DEVICE:
+        return booted_since(look, entry.boot_at, entry.intent_at)
     if erases(entry.job):
         return look.boot_at is None or booted_since(look, entry.boot_at, entry.intent_at)
     return ran_since(entry.job, look, entry.boot_at, entry.intent_at)
@@ -626,6 +629,21 @@ def _watch_enrollment(entry: JournalEntry, look: Observation, now: datetime) -> 
     return _finish(entry, Outcome.ACTED, None, detail, look)
 
 
+def _watch_restart(entry: JournalEntry, look: Observation) -> Finish:
+    """Return the end of a restart that the Mac accepted or refused.
+
+    MDM does not report a boot, so the acceptance is the end: the pipeline waits for the report.
+    """
+    assert entry.intent_at is not None
+    if booted_since(look, entry.boot_at, entry.intent_at):
+        return _finish(entry, Outcome.ACTED, None, "booted since the order", look)
+    seen = look.progress
+    if seen.state is InstallState.FAILED and (seen.since is None or seen.since >= entry.intent_at):
+        code = seen.error_code or ErrorCode.COMMAND_REJECTED
+        return _finish(entry, Outcome.FAILED, code, seen.detail[:_MAX_DETAIL], look)
+    return _finish(entry, Outcome.ACTED, None, "accepted; its report must show the boot", look)
+
+
 def _due(entry: JournalEntry) -> datetime:
     """Return the time from which the Mac should work on the order.
 
@@ -649,6 +667,8 @@ def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Fini
     assert entry.intent_at is not None
     if entry.job.method is Method.INSTALL_PROFILE:
         return _watch_enrollment(entry, look, now)
+    if entry.job.method is Method.RESTART_DEVICE:
+        return _watch_restart(entry, look)
     if ran_since(entry.job, look, entry.boot_at, entry.intent_at):
         return _finish(entry, Outcome.ACTED, None, "runs the target since a boot", look)
     seen = look.progress

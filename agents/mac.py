@@ -23,6 +23,7 @@ STEPS: Final = {
     Method.ASR: "restore",
     Method.PROFILES_RENEW: "renew",
     Method.INSTALL_PROFILE: "enroll",
+    Method.RESTART_DEVICE: "restart",
 }
 """Name of the one step that each method has on the Mac."""
 

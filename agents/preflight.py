@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from agents.mac import InstallState, Observation
-from schemas.jobs import MDM_METHODS, Action, Job, Method
+from schemas.jobs import INSTALLATIONS, MDM_METHODS, Action, Job, Method
 from schemas.macos import reaches
 from schemas.results import ErrorCode
 
@@ -17,7 +17,6 @@ ERASING_METHODS: Final = frozenset({Method.ERASE_DEVICE, Method.ASR})
 DESTRUCTIVE_METHODS: Final = ERASING_METHODS | {Method.STARTOSINSTALL}
 _DESTRUCTIVE_ACTIONS: Final = frozenset({Action.REINSTALL, Action.REIMAGE})
 _SSH_INSTALLERS: Final = frozenset({Method.SOFTWAREUPDATE, Method.STARTOSINSTALL})
-_NEED_POWER: Final = frozenset(Method) - {Method.PROFILES_RENEW, Method.INSTALL_PROFILE}
 _BUSY: Final = frozenset({InstallState.INSTALLING})
 
 
@@ -146,9 +145,11 @@ def _no_volume_owner(job: Job, look: Observation, _: Limits) -> Unfit | None:
 def _no_disk(job: Job, look: Observation, limits: Limits) -> Unfit | None:
     """Return Unfit with the code `no_disk_space` if less is free than the limit, else None.
 
-    Erasing methods, re-enrollments and a Mac with unknown free disk are not checked.
+    Erasing methods, jobs that install nothing and a Mac with unknown free disk are not checked.
     """
-    if job.method in ERASING_METHODS or job.action is Action.REENROLL or look.free_disk_gb is None:
+    if job.action not in INSTALLATIONS or job.method in ERASING_METHODS:
+        return None
+    if look.free_disk_gb is None:
         return None
     update = job.action is Action.UPDATE
     needed = limits.disk_update_gb if update else limits.disk_upgrade_gb
@@ -162,9 +163,9 @@ def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
     """Return Unfit with the code `low_power` for a low battery without AC power, else None.
 
     Unknown AC power counts as none, unknown hardware as Apple silicon. A Mac with unknown or no
-    battery is not checked, nor is a re-enrollment.
+    battery is not checked, nor is a job that installs nothing.
     """
-    if job.method not in _NEED_POWER or look.on_ac_power or look.battery_percent is None:
+    if job.action not in INSTALLATIONS or look.on_ac_power or look.battery_percent is None:
         return None
     intel = look.apple_silicon is False
     needed = limits.battery_intel if intel else limits.battery_apple_silicon

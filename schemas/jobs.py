@@ -20,6 +20,11 @@ class Action(StrEnum):
     REINSTALL = "reinstall"
     REIMAGE = "reimage"
     REENROLL = "reenroll"
+    RESTART = "restart"
+
+
+# The actions that install a system: they need disk space, power and a slot of their site.
+INSTALLATIONS = frozenset({Action.UPDATE, Action.UPGRADE, Action.REINSTALL, Action.REIMAGE})
 
 
 class Method(StrEnum):
@@ -33,10 +38,17 @@ class Method(StrEnum):
     ASR = "asr"
     PROFILES_RENEW = "profiles_renew"
     INSTALL_PROFILE = "install_profile"
+    RESTART_DEVICE = "restart_device"
 
 
 MDM_METHODS = frozenset(
-    {Method.DDM, Method.MDM_COMMAND, Method.ERASE_DEVICE, Method.INSTALL_PROFILE}
+    {
+        Method.DDM,
+        Method.MDM_COMMAND,
+        Method.ERASE_DEVICE,
+        Method.INSTALL_PROFILE,
+        Method.RESTART_DEVICE,
+    }
 )
 # The site's executor logs in to the Mac for these.
 SSH_METHODS = frozenset(
@@ -64,8 +76,8 @@ class Target(WireModel):
 class Job(WireModel):
     """One instruction to a site's executor: one action by one method on one Mac.
 
-    - `intent`: the target's version, or the cause of a reinstall or re-enrollment. The id is
-      derived from UDID, action, intent and generation.
+    - `intent`: the target's version, or the cause of a reinstall, restart or re-enrollment. The id
+      is derived from UDID, action, intent and generation.
     - `enforce_at`: the time at which the Mac itself must install (the deadline in a DDM
       declaration).
     - `expires_at`: after it no executor starts the job.

@@ -178,6 +178,17 @@ def install_profile(order: str, profile: bytes) -> Command:
     return _command(order, 0, RequestType.INSTALL_PROFILE, Payload=profile)
 
 
+def restart_device(order: str, *, asks_user: bool) -> Command:
+    """Return the command that restarts the Mac at once, without a question to its user.
+
+    With `asks_user` a notice asks the user to restart, who can ignore it; without a user at the Mac
+    it restarts at once. Before macOS 11.3 the Mac restarts in both cases
+    (github.com/apple/device-management, mdm/commands/device.restart.yaml).
+    """
+    given = {"NotifyUser": True} if asks_user else {}
+    return _command(order, 0, RequestType.RESTART_DEVICE, **given)
+
+
 def _command(order: str, number: int, request_type: RequestType, **given: Any) -> Command:
     uuid = command_uuid(order, number)
     content = {"CommandUUID": uuid, "Command": {"RequestType": request_type.value, **given}}

@@ -10,6 +10,7 @@ report that its server keeps. A look sends at most read-only queries.
 | mdm_command | ScheduleOSUpdate | its answer |
 | erase_device | EraseDevice | its answer, or a new enrollment in Setup Assistant |
 | install_profile | InstallProfile of the enrollment | its answer, or a new enrollment |
+| restart_device | RestartDevice | its answer |
 
 MDM does not report a boot. The first report of the present version takes its place, and for an
 erasing job the begin of the present enrollment: an erased Mac enrolls again.
@@ -38,13 +39,14 @@ from agents.mdm.commands import (
     device_information,
     erase_device,
     install_profile,
+    restart_device,
     schedule_os_update,
     security_info,
 )
 from agents.mdm.declarations import UndeclarableError, enforcement, set_name
 from agents.mdm.delivery import ACKNOWLEDGED, SentCommand, State
 from agents.mdm.facts import MacFacts, Name
-from agents.mdm.observation import Deliveries, delivered, progress
+from agents.mdm.observation import Deliveries, answer_progress, delivered, progress
 from agents.mdm.server import (
     LoginRefusedError,
     MdmServer,
@@ -53,7 +55,7 @@ from agents.mdm.server import (
     ServerView,
 )
 from agents.preflight import erases
-from schemas.jobs import Job, Method
+from schemas.jobs import INSTALLATIONS, Job, Method
 from schemas.macos import OSVersion
 from schemas.results import ErrorCode
 
@@ -74,6 +76,7 @@ _COMMANDS: Final = {
     Method.MDM_COMMAND: RequestType.SCHEDULE_OS_UPDATE,
     Method.ERASE_DEVICE: RequestType.ERASE_DEVICE,
     Method.INSTALL_PROFILE: RequestType.INSTALL_PROFILE,
+    Method.RESTART_DEVICE: RequestType.RESTART_DEVICE,
 }
 
 
@@ -264,7 +267,9 @@ class MdmMacs:
             busy=facts.flag(Name.AWAITING_CONFIGURATION, recent) is True
             or (not sent and self._is_full(enrollment.server)),
             obstacle=obstacle,
-            progress=progress(set_name(order), sent, view, facts, recent),
+            progress=progress(set_name(order), sent, view, facts, recent)
+            if job.action in INSTALLATIONS
+            else answer_progress(sent),
             serial=facts.text(Name.SERIAL),
         )
 
@@ -438,6 +443,11 @@ class MdmMacs:
                 if profile is None:
                     raise UnsupportedCommandError("the server has no enrollment profile")
                 self.send(enrollment, job.udid, order, install_profile(order, profile), 0)
+            case Method.RESTART_DEVICE:
+                # After the deadline no window is waited for: its user may be at work.
+                is_late = job.deadline_at is not None and job.issued_at >= job.deadline_at
+                command = restart_device(order, asks_user=is_late)
+                self.send(enrollment, job.udid, order, command, 0)
             case _:
                 raise UnsupportedCommandError(f"{job.method} is no method of an MDM server")
 

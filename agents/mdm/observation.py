@@ -72,15 +72,23 @@ def progress(
     recent: datetime,
 ) -> Progress:
     """Return the progress of the installation; `name` is the name of the order's declarations."""
-    for _, state in sent:
-        if state.state is State.FAILED:
-            return Progress(InstallState.FAILED, None, state.error_code, state.at, state.detail)
+    answered = answer_progress(sent)
+    if answered.state is InstallState.FAILED:
+        return answered
     if view.report is not None:
         rejected = (view.report.declarations or {}).get(f"{name}-os")
         if rejected is not None and rejected.valid == "invalid":
             code, at = ErrorCode.DECLARATION_INVALID, view.report.at
             return Progress(InstallState.FAILED, None, code, at, rejected.reasons)
     return _installation(name, view.report, facts, recent)
+
+
+def answer_progress(sent: Deliveries) -> Progress:
+    """Return the progress by the answers to an order: FAILED if the Mac refused it."""
+    for _, state in sent:
+        if state.state is State.FAILED:
+            return Progress(InstallState.FAILED, None, state.error_code, state.at, state.detail)
+    return Progress()
 
 
 def _installation(

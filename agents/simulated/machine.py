@@ -194,6 +194,9 @@ class SimulatedMac:
         if job.method is Method.INSTALL_PROFILE:
             self._wake(at + _SOON, "enrol")
             return
+        if job.method is Method.RESTART_DEVICE:
+            self._wake(at + timedelta(minutes=2), "restart")
+            return
         self._works += 1
         self._work = _Work(self._works, job)
         if job.method in ERASING_METHODS:
@@ -397,6 +400,16 @@ class SimulatedMac:
         if self.spec.ade:
             self._wake(at + self._between(10, 40, "setup"), "enrol")
         return []
+
+    def _on_restart(self, at: datetime) -> Events:
+        """Boot, and return a report from each source; nothing happens while it installs."""
+        if self._installing:
+            return []
+        self.boot_at = at
+        if self.spec.faults.is_cured_by_restart:
+            self._left["failing_installs"] = 0
+        self._reporter.changed()
+        return self._on_report_all(at)
 
     def _on_enrol(self, at: datetime) -> Events:
         if self._installing or any(away.holds(at) for away in self.spec.faults.offline):

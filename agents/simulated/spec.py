@@ -34,6 +34,7 @@ class Faults:
     rejected: int = 0  # the order is refused
     failing_downloads: int = 0  # the download fails with `download_failed`
     failing_installs: int = 0  # the installation fails with `install_error`
+    is_cured_by_restart: bool = False  # after a restart no installation fails
     install_error: ErrorCode = ErrorCode.INSTALL_FAILED
     offline: tuple[Period, ...] = ()  # without network
     unplugged: tuple[Period, ...] = ()  # on a battery at `low_battery_percent`

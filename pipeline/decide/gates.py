@@ -25,7 +25,7 @@ import msgspec
 from pipeline.decide.exposure import Exposure, deadline_of
 from pipeline.decide.methods import Choice, declared_failure
 from pipeline.decide.needs.need import Need, target
-from pipeline.decide.needs.reinstall_history import is_unheard
+from pipeline.decide.needs.reinstall_history import count_tried
 from pipeline.decide.protection import identity_objection, owner_objection
 from pipeline.decide.situation import Situation
 from pipeline.decide.texts import text_of
@@ -36,7 +36,7 @@ from pipeline.state.jobs import JobEntry, JobHistory, attempts, failures
 from schemas.decisions import Gate, Reason
 from schemas.events.control import HaltSet
 from schemas.ids import clean_text, derive_job_id
-from schemas.jobs import Action, Method, Target
+from schemas.jobs import INSTALLATIONS, Action, Method, Target
 from schemas.results import ErrorCode, Outcome
 
 # The cool-down doubles with each failure; the limit keeps the shifted number small.
@@ -302,10 +302,9 @@ def _last_rehearsal(s: Situation, c: Candidate) -> JobEntry | None:
 def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
     """Return the number of failed jobs in `failed` that reached the Mac, and a gate's detail.
 
-    The detail is text: `2 of 5 attempts failed`. Jobs that did not reach the Mac do not count: a
-    Mac that is off at night gets a job every night.
+    The detail is text: `2 of 5 attempts failed`.
     """
-    tried = sum(one.touched and not is_unheard(s, one) for one in failed)
+    tried = count_tried(s, failed)
     if not tried:
         return 0, f"{len(failed)} jobs ended before they reached the Mac"
     return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
@@ -350,7 +349,7 @@ def _method(_: Situation, c: Candidate) -> GateResult:
 
 def _disk(s: Situation, c: Candidate) -> GateResult:
     free, limits = s.device.free_disk_gb, s.policy.thresholds
-    if c.need.action is Action.REENROLL or c.choice.method in (Method.ERASE_DEVICE, Method.ASR):
+    if c.need.action not in INSTALLATIONS or c.choice.method in (Method.ERASE_DEVICE, Method.ASR):
         return _passed("disk")
     wanted = limits.disk_upgrade_gb if c.need.action in _BIG_INSTALLS else limits.disk_update_gb
     failed_us = s.device.reported_us("failure_reason")
@@ -370,7 +369,7 @@ def _disk(s: Situation, c: Candidate) -> GateResult:
 
 def _power(s: Situation, c: Candidate) -> GateResult:
     device, limits = s.device, s.policy.thresholds
-    if c.need.action is Action.REENROLL:
+    if c.need.action not in INSTALLATIONS:
         return _passed("power")
     if device.on_ac_power:
         return _passed("power")
@@ -424,7 +423,7 @@ def _window(s: Situation, c: Candidate) -> GateResult:
 
 
 def _capacity(s: Situation, c: Candidate) -> GateResult:
-    if s.site is None or c.need.action is Action.REENROLL:
+    if s.site is None or c.need.action not in INSTALLATIONS:
         return _passed("site_slots")
     detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
     full = s.site_open_jobs >= s.site.max_jobs
@@ -618,7 +617,7 @@ GATES: Final = (
     GateRow(  # the need ignores windows, its deadline has passed, or the site's window is open
         "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}
     ),
-    GateRow(  # the site's other Macs have fewer open jobs than `max_jobs`; re-enrollments are free
+    GateRow(  # the site's other Macs have fewer open jobs than `max_jobs`, or the job installs nothing
         "site_slots", _capacity, {Reason.SITE_FULL: ("site", "site_open_jobs")}
     ),
 )

@@ -13,6 +13,8 @@ from schemas.signing import Signed
 
 # macOS shows the user a countdown before it forces a declared update; this leaves time for it.
 _NOTICE: Final = timedelta(hours=1)
+# A restart takes minutes. Few sources report a boot, and the update waits for the end of the job.
+_RESTART_LASTS: Final = timedelta(days=1)
 # The least time that an executor gets to begin, even if the window closes sooner.
 _SHORTEST_START: Final = timedelta(minutes=30)
 
@@ -22,8 +24,9 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
 
     The caller ensures that the decision is one to send, of this Situation (else AssertionError).
     The executor must begin before `expires_at`, and a report of the Mac must confirm the result
-    before `report_by`. `expires_at` is at most the end of the open window, unless the deadline has
-    passed, the job re-enrolls the Mac, or the window ends in less than 30 minutes.
+    before `report_by`, a restart within a day. `expires_at` is at most the end of the open window,
+    unless the deadline has passed, the job re-enrolls the Mac, or the window ends in less than 30
+    minutes.
     """
     assert decision.decision is Verdict.SEND
     assert decision.site is not None
@@ -32,6 +35,8 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
     limits = s.policy.thresholds
     reenrolls = decision.action is Action.REENROLL
     lasts = limits.reenroll_expires_after if reenrolls else limits.job_expires_after
+    if decision.action is Action.RESTART:
+        lasts = min(lasts, _RESTART_LASTS)
     report_by = s.now + max(lasts, _SHORTEST_START)
     expires_at = report_by if reenrolls else min(report_by, _latest_start(s, decision))
     declared = decision.method is Method.DDM

@@ -25,6 +25,7 @@ the policy wants the newest system on a loan unit that does not run it.
 | `asr` | `reimage` | no SSH at the site, running update |
 | `profiles_renew` | always | no SSH at the site, not in Apple Business Manager |
 | `install_profile` | identity about to expire | MDM |
+| `restart_device` | `restart` | MDM, running update |
 
 "MDM" is: not enrolled, MDM silent, or an enrollment that must be repaired first. Bootstrap token
 and volume owner are needed on Apple silicon and virtual Macs only. Invariant: while MDM drives an
@@ -353,6 +354,11 @@ def _install_profile(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     return need.reason is Reason.IDENTITY_EXPIRING, _mdm_obstacle(s, need)
 
 
+def _restart_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    """Return True if the need is a restart, and the obstacle of MDM; None for none."""
+    return need.action is Action.RESTART, _mdm_obstacle(s, need)
+
+
 _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]]]] = {
     Method.DDM: _ddm,
     Method.MDM_COMMAND: _mdm_command,
@@ -362,6 +368,7 @@ _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]
     Method.ASR: _asr,
     Method.PROFILES_RENEW: _profiles_renew,
     Method.INSTALL_PROFILE: _install_profile,
+    Method.RESTART_DEVICE: _restart_device,
 }
 
 

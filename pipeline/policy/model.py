@@ -234,7 +234,10 @@ class Deferrals(BySeverity):
 
 
 class Methods(StrictModel):
-    """The allowed methods for each action, in order of preference; others are never used."""
+    """The allowed methods for each action, in order of preference; others are never used.
+
+    Without a method for `restart`, failed updates are followed by a reinstall directly.
+    """
 
     update: tuple[Literal["ddm", "mdm_command", "softwareupdate"], ...] = (
         "ddm",
@@ -251,6 +254,7 @@ class Methods(StrictModel):
     )
     reimage: tuple[Literal["asr"], ...] = ("asr",)
     reenroll: tuple[Literal["profiles_renew", "install_profile"], ...] = ("profiles_renew",)
+    restart: tuple[Literal["restart_device"], ...] = ("restart_device",)
 
     def of(self, action: Action) -> tuple[Method, ...]:
         """Return the methods allowed for an action, in order of preference; may be empty."""
@@ -324,7 +328,8 @@ class Thresholds(StrictModel):
     25 GB plus the installer for an upgrade; battery 20 % on Apple silicon, 50 % on Intel. A Mac
     that was not seen for longer than `stale_after` gets no job. `max_attempts` counts the failed
     jobs for one intent that reached the Mac. An update that failed on the Mac
-    `reinstall_after_failures` times, by every method, is replaced by a reinstall. `cool_down` is the time after a
+    `reinstall_after_failures` times, by every method, is replaced by a
+    restart, one more update, and a reinstall. `cool_down` is the time after a
     failed job, doubled with each failure up to `cool_down_max`. A report must confirm a job within
     `job_expires_after` (`reenroll_expires_after` for a re-enrollment), at least 30 minutes.
     """

@@ -447,7 +447,7 @@ def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
         udid=job.udid,
         site=job.site,
         stage=Stage.WAITING,
-        needs_capacity=job.action is not Action.REENROLL,
+        needs_capacity=job.action in INSTALLATIONS,
         deadline_us=_NO_DEADLINE if job.deadline_at is None else to_us(job.deadline_at),
         issued_us=to_us(job.issued_at),
         expires_us=expires_us,

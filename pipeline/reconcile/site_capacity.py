@@ -48,7 +48,7 @@ class SiteCapacity:
             self._with_open_job.discard(udid)
         for sign, changed in ((1, new - old), (-1, old - new)):
             for _, site, action in changed:
-                self.site_jobs[site] += sign if action is not Action.REENROLL else 0
+                self.site_jobs[site] += sign if action in INSTALLATIONS else 0
                 self.open_jobs[site, action.value] += sign
         return tuple(sorted({site for _, site, _ in old - new})) if old else ()
 
@@ -97,5 +97,5 @@ _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
 
 
 def _uses_capacity(entry: JobEntry, site: str | None) -> bool:
-    """Return True if the open job uses capacity of the site; a re-enrollment downloads nothing."""
-    return entry.site == site and entry.action is not Action.REENROLL
+    """Return True if the open job uses capacity of the site: if it installs something."""
+    return entry.site == site and entry.action in INSTALLATIONS

@@ -73,6 +73,7 @@ EXPECTED_DURATION: Final[Mapping[Method, timedelta]] = {
     Method.ASR: timedelta(minutes=15),
     Method.PROFILES_RENEW: timedelta(hours=1),
     Method.INSTALL_PROFILE: timedelta(minutes=15),
+    Method.RESTART_DEVICE: timedelta(minutes=10),
 }
 _RENEWAL: Final = Reason.IDENTITY_EXPIRING.value
 _NEVER_AT_THE_MAC: Final = frozenset(
@@ -357,6 +358,7 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
     | update, upgrade | a report with the target's version and build, or a later one |
     | reinstall | such a report from after the executor acted; a boot |
     | reinstall, reimage, erasing | such a report from after the executor acted; an Authenticate |
+    | restart | a boot |
     | reenroll | an Authenticate and a TokenUpdate; to renew an identity the second |
 
     A begun job of MDM has failed if the Mac left the enrollment that had the order: after a
@@ -404,6 +406,8 @@ def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
             device.checkins[TOKEN_UPDATED] > entry.since_us
         )
         return renewed or device.enrolled_since(entry.since_us)
+    if entry.action is Action.RESTART:
+        return _has_booted(entry, device)
     if entry.version is None:
         return False
     if not reaches(device.os_version, device.build, entry.version, entry.build):
@@ -419,6 +423,11 @@ def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
         # Setup Assistant enrolls the Mac after a boot, so the boot itself need not be reported: few
         # sources report it.
         return device.checkins[AUTHENTICATED] > entry.since_us
+    return _has_booted(entry, device)
+
+
+def _has_booted(entry: JobEntry, device: Device) -> bool:
+    """Return True if the Mac reported a boot, by its own clock, after `since_us` of the job."""
     return device.boot_at is not None and to_us(device.boot_at) > entry.since_us
 
 

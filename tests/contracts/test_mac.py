@@ -18,6 +18,7 @@ JOBS = [
     a_job(Action.UPGRADE, Method.STARTOSINSTALL),
     a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x"),
     a_job(Action.REENROLL, Method.INSTALL_PROFILE, target=None, intent="x"),
+    a_job(Action.RESTART, Method.RESTART_DEVICE, target=None, intent="failing:26.2"),
     an_erasing_job(),
 ]
 IDS = [job.method.value for job in JOBS]

@@ -199,7 +199,10 @@ def _erase_device(mac: "ManagedMac", command: Content) -> Response:
     return Response.acknowledged()
 
 
-def _restart_device(mac: "ManagedMac", _: Content) -> Response:
+def _restart_device(mac: "ManagedMac", command: Content) -> Response:
+    """Restart the Mac; with NotifyUser only its user is asked, who ignores it."""
+    if not command.get("NotifyUser", False):
+        mac.restart()
     return Response.acknowledged()
 
 

@@ -69,7 +69,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """Something that the Mac began to carry out: `erase`, or an update to a version."""
+    """Something that the Mac began: `erase`, `restart`, or an update to a version."""
 
     at: datetime
     what: str
@@ -190,6 +190,11 @@ class ManagedMac:
         self._is_erasing = True
         running = Target(version=self.physics.os_version, build=self.physics.build)
         self._order(Method.ERASE_DEVICE, running)
+
+    def restart(self) -> None:
+        """Begin to restart."""
+        self.site.wake(self.spec.udid, "restart", self.site.now())
+        self.performed.append(Performed(self.site.now(), "restart"))
 
     def enroll_again(self) -> None:
         """Enroll again, as with a new enrollment profile; the command may get no answer."""

@@ -26,7 +26,7 @@ from schemas.envelope import (
     encode,
 )
 from schemas.fast.report_peek import peek_report
-from schemas.jobs import Action
+from schemas.jobs import INSTALLATIONS, Action
 from schemas.results import ErrorCode, Outcome
 from tests import factories as make
 from tests.factories.sites import APPROVALS_KEY, KEYS
@@ -398,7 +398,7 @@ class ShellMachine(RuleBasedStateMachine):
                 entry
                 for history in self.reconciler.fleet.job_histories.values()
                 for entry in history
-                if entry.is_open and entry.site == site and entry.action is not Action.REENROLL
+                if entry.is_open and entry.site == site and entry.action in INSTALLATIONS
             ]
             assert len(using) <= 1
 

@@ -155,6 +155,8 @@ class FleetMachine(RuleBasedStateMachine):
         if job.action is Action.REENROLL:
             for event in make.enrolled(job.udid, self.now + MINUTE):
                 self.give(event)
+        elif job.action is Action.RESTART:
+            self.give(make.reported(job.udid, self.now + MINUTE, boot_at=self.now))
         elif job.target is not None:
             version = str(job.target.version)
             report: dict[str, Any] = {

@@ -4,12 +4,13 @@
 | --- | --- | --- |
 | 1 | `reenroll` | an enrollment fault (`enrollment`) |
 | 2 | `reinstall`, `reimage` | loan unit returned, seal broken, wrong firmware, failed updates |
+| | `restart` | failed updates, before the reinstall (`restart`) |
 | 3 | `upgrade` | the line is dead, or the policy wants a newer one |
 | 4 | `update` | the line has a newer release that is offered to the Mac |
 
 Enrollment is first because MDM drives most other methods; while it is at fault, later needs do not
-use MDM. A reinstall is before the update that it repairs, and no other need follows it, unless an
-earlier one had no effect. Each rule is safe alone on any Situation.
+use MDM. A reinstall or restart is before the update that it repairs, and no other need follows it,
+unless an earlier reinstall had no effect. Each rule is safe alone on any Situation.
 """
 
 from collections.abc import Iterator

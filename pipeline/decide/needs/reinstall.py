@@ -5,7 +5,13 @@ from fnmatch import fnmatchcase
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.methods import INSTALL_FAILURES, has_untried_method
 from pipeline.decide.needs.need import Need, target_of
-from pipeline.decide.needs.reinstall_history import is_unheard, last_reinstall
+from pipeline.decide.needs.reinstall_history import count_tried, is_unheard, last_reinstall
+from pipeline.decide.needs.restart import (
+    failing_intent,
+    has_failed_since,
+    last_restart,
+    needs_restart,
+)
 from pipeline.decide.needs.update import line_opens_us, newest_matured, wanted_lines
 from pipeline.decide.situation import Situation
 from pipeline.policy.model import Image
@@ -23,8 +29,8 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
     """Return the need to reinstall or reimage the system; None if no cause of the table applies.
 
     `update` is the update or upgrade that the reinstall replaces if it failed too often, by every
-    method that is free. Also None if the version is unknown. A need without a release to install is
-    held, by the gate `method`.
+    method that is free. Before that the need is to restart the Mac. Also None if the version is
+    unknown. A need without a release to install is held, by the gate `method`.
     """
     device = s.device
     version = device.os_version
@@ -45,25 +51,39 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
         return _reinstall_in_place(
             s, release, Reason.FIRMWARE_MISMATCH, f"firmware:{device.firmware}:{version}", evidence
         )
-    if update is not None and s.job_history:
-        limits = s.policy.thresholds
-        went_wrong = [
-            entry
-            for entry in failures(s.job_history, update.action, update.intent)
-            if entry.error_code in INSTALL_FAILURES and not is_unheard(s, entry)
-        ]
-        if len(went_wrong) >= limits.reinstall_after_failures and (
-            len(went_wrong) >= limits.max_attempts or not has_untried_method(s, update)
-        ):
-            assert update.release is not None
-            return _reinstall_in_place(
-                s,
-                update.release,
-                Reason.UPDATE_KEEPS_FAILING,
-                f"failing:{update.intent}",
-                tuple(f"{entry.method} failed: {entry.error_code}" for entry in went_wrong),
-            )
-    return None
+    return None if update is None or not s.job_history else _after_failures(s, update)
+
+
+def _after_failures(s: Situation, update: Need) -> Need | None:
+    """Return the restart or the reinstall that takes the place of an update that keeps failing.
+
+    None if the update is tried again, by the table of `needs.restart`.
+    """
+    limits = s.policy.thresholds
+    failed = failures(s.job_history, update.action, update.intent)
+    went_wrong = [
+        entry
+        for entry in failed
+        if entry.error_code in INSTALL_FAILURES and not is_unheard(s, entry)
+    ]
+    if len(went_wrong) < limits.reinstall_after_failures:
+        return None
+    evidence = tuple(f"{entry.method} failed: {entry.error_code}" for entry in went_wrong)
+    left = limits.max_attempts - count_tried(s, failed)
+    is_spent = not has_untried_method(s, update)
+    restart = last_restart(s, update)
+    if restart is None and left > 0 and (left == 1 or is_spent):
+        need = needs_restart(s, update, evidence)
+        if need is not None:
+            return need
+    if restart is not None and left > 0 and not has_failed_since(restart, failed):
+        return None
+    if len(went_wrong) < limits.max_attempts and not is_spent:
+        return None
+    assert update.release is not None
+    return _reinstall_in_place(
+        s, update.release, Reason.UPDATE_KEEPS_FAILING, failing_intent(update), evidence
+    )
 
 
 def _reinstall_in_place(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.decide.situation import Situation
-from pipeline.state.jobs import JobEntry
+from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.jobs import Action
 from schemas.results import ErrorCode, Outcome
 
@@ -31,6 +31,14 @@ def is_unheard(s: Situation, entry: JobEntry) -> bool:
     Then nothing is known to have gone wrong on the Mac.
     """
     return entry.error_code in _BY_TIME_ALONE and s.device.last_seen_us <= entry.since_us
+
+
+def count_tried(s: Situation, failed: JobHistory) -> int:
+    """Return the number of failed jobs in `failed` that reached the Mac.
+
+    Jobs that did not reach it do not count: a Mac that is off at night gets a job every night.
+    """
+    return sum(one.touched and not is_unheard(s, one) for one in failed)
 
 
 def follow_up_missing(s: Situation) -> tuple[str, ...]:

@@ -94,6 +94,7 @@ LATER = a_job(method=Method.DDM, enforce_at=START + hours(48))
 IN_PLACE = a_job(Action.REINSTALL, Method.STARTOSINSTALL)
 ERASE = an_erasing_job(Method.STARTOSINSTALL)
 RENEW = a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x")
+RESTART = a_job(Action.RESTART, Method.RESTART_DEVICE, target=None, intent="failing:26.2")
 ERASE_DEVICE = an_erasing_job()
 MARK = intended().order_marker
 DDM_MARK = intended(DDM).order_marker
@@ -190,6 +191,18 @@ UNTOUCHED = {
         look(free_disk_gb=0.0, on_ac_power=False, battery_percent=1.0, enrolled=False),
         NOTHING,
         "act",
+    ),
+    "a restart needs neither disk nor power": (
+        entry(RESTART),
+        look(free_disk_gb=0.0, on_ac_power=False, battery_percent=1.0),
+        NOTHING,
+        "act",
+    ),
+    "a restart waits for an installation": (
+        entry(RESTART),
+        look(progress=Progress(InstallState.INSTALLING)),
+        NOTHING,
+        "wait",
     ),
     "approved erase": (entry(ERASE, **APPROVED), look(), NOTHING, "act"),
     "approval ran out": (entry(ERASE, **APPROVED), look(), hours(24), "refused/no_approval"),
@@ -331,6 +344,39 @@ INTENDED = {
         look(marks=frozenset({intended(RENEW).order_marker})),
         NOTHING,
         "acted",
+    ),
+}
+RESTARTED = intended(RESTART).order_marker
+INTENDED |= {
+    "restart: booted, mark missing": (
+        intended(RESTART),
+        look(boot_at=START + hours(1)),
+        hours(1),
+        "acted",
+    ),
+    "restart: the Mac took it": (
+        intended(RESTART),
+        look(marks=frozenset({RESTARTED})),
+        SECOND,
+        "acted",
+    ),
+    "restart: refused": (
+        intended(RESTART),
+        look(marks=frozenset({RESTARTED}), progress=failed(START)),
+        SECOND,
+        "failed/download_failed",
+    ),
+    "restart: an update failed before": (
+        intended(RESTART),
+        look(marks=frozenset({RESTARTED}), progress=failed(START - hours(1))),
+        SECOND,
+        "acted",
+    ),
+    "restart: lost, may not be repeated": (
+        intended(RESTART),
+        look(lost=frozenset({RESTARTED}), not_delivered=LOST),
+        SECOND,
+        "failed/command_lost",
     ),
 }
 WATCHED = {

@@ -248,6 +248,22 @@ def test_reinstall_repairs_firmware_and_seal() -> None:
     assert (mac.firmware, mac.sealed) == ("fw-26.2", True)
 
 
+def test_restart_boots_and_can_cure_a_failing_installation() -> None:
+    faults = Faults(failing_installs=ALWAYS, is_cured_by_restart=True)
+    fleet = a_fleet(a_spec(faults=faults))
+    mac = fleet.macs[UDID]
+    order(fleet, a_job())
+    fleet.advance(START + hours(6))
+    assert mac.os_version != NEW.version
+    order(fleet, a_job(Action.RESTART, Method.RESTART_DEVICE, target=None, intent="failing:26.2"))
+    events = fleet.advance(START + hours(7))
+    assert START + hours(6) < mac.boot_at < START + hours(6.1)
+    assert mac.boot_at in [one.data.boot_at for one in of(events, "inventory.reported")]  # type: ignore[union-attr]
+    order(fleet, a_job(generation=1))
+    fleet.advance(START + hours(12))
+    assert mac.os_version == NEW.version
+
+
 MISFITS = {
     "declaration on macOS 13": (
         a_job(method=Method.DDM),

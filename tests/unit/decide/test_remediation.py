@@ -326,7 +326,7 @@ def test_each_free_method_is_tried_before_a_reinstall() -> None:
 
 
 def test_reinstall_is_needed_after_the_only_method_failed_three_times() -> None:
-    only_ddm = policy(methods={"update": ["ddm"]})
+    only_ddm = policy(methods={"update": ["ddm"], "restart": []})
     twice = decide(situation(job_history=failed(2), rules=only_ddm))
     thrice = decide(situation(job_history=failed(3), rules=only_ddm))
     assert (twice.action, thrice.action) == (Action.UPDATE, Action.REINSTALL)

@@ -288,6 +288,27 @@ def test_reenrollment_succeeds_once_the_token_update_follows() -> None:
 
 
 @pytest.mark.parametrize(
+    ("boot_at", "done"),
+    [
+        pytest.param(None, False, id="no-boot-reported"),
+        pytest.param(NOW - 3 * HOUR, False, id="boot-before-the-job"),
+        pytest.param(NOW - HOUR, True, id="boot-after-the-job"),
+    ],
+)
+def test_restart_succeeds_once_a_later_boot_is_reported(boot_at: Any, done: bool) -> None:
+    one = entry(
+        "failing:26.2",
+        action=Action.RESTART,
+        method=Method.RESTART_DEVICE,
+        version=None,
+        outcome=Outcome.ACTED,
+    )
+    inferred = infer_result(one, mac(boot_at=boot_at), UDID, NOW)
+    assert (inferred is not None) is done
+    assert inferred is None or inferred.outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize(
     ("fields", "ends"),
     [
         ({"method": Method.DDM, "outcome": Outcome.STARTED}, True),

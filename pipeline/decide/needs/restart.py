@@ -1,0 +1,64 @@
+"""The need to restart a Mac whose update keeps failing, before its system is installed again.
+
+| restart for this update | attempts left | next |
+| --- | --- | --- |
+| none has ended yet | one, or more and each method is spent | the restart, if it is possible |
+| ended, no update failed since | at least one | the update |
+| ended, an update failed since | any | a method that is not spent, else the reinstall |
+| any | none | the reinstall |
+
+A stuck update service is the usual cause of an update that every method fails to install, and a
+restart ends it (github.com/Macjutsu/super restarts it too). A restart counts whatever became of it:
+few sources report a boot, and a site can forbid the method.
+"""
+
+from collections.abc import Sequence
+
+from pipeline.decide.methods import choose_method
+from pipeline.decide.needs.enrollment import needs_reenrollment
+from pipeline.decide.needs.need import Need
+from pipeline.decide.situation import Situation
+from pipeline.state.jobs import JobEntry, attempts
+from schemas.decisions import Reason
+from schemas.jobs import Action
+from schemas.results import Outcome
+
+
+def failing_intent(update: Need) -> str:
+    """Return the intent of the restart and of the reinstall for an update that keeps failing."""
+    return f"failing:{update.intent}"
+
+
+def last_restart(s: Situation, update: Need) -> JobEntry | None:
+    """Return the newest restart for this update that reached the Mac or was refused, or None."""
+    ended = attempts(s.job_history, Action.RESTART, failing_intent(update))
+    return next((entry for entry in reversed(ended) if _counts(entry)), None)
+
+
+def needs_restart(s: Situation, update: Need, evidence: tuple[str, ...]) -> Need | None:
+    """Return the need to restart the Mac; None if no method for it is free.
+
+    The caller ensures that no restart for this update has ended.
+    """
+    need = Need(
+        Action.RESTART,
+        Reason.UPDATE_KEEPS_FAILING,
+        failing_intent(update),
+        exclusive=True,
+        evidence=evidence,
+    )
+    choice = choose_method(s, need)
+    if choice.method is None or choice.reason is not None or needs_reenrollment(s) is not None:
+        return None
+    return need
+
+
+def has_failed_since(restart: JobEntry, failed: Sequence[JobEntry]) -> bool:
+    """Return True if one of these updates was issued after the restart ended."""
+    return any(entry.issued_us >= restart.outcome_us for entry in failed)
+
+
+def _counts(entry: JobEntry) -> bool:
+    if entry.outcome in (Outcome.SUCCEEDED, Outcome.REFUSED):
+        return not entry.reset
+    return entry.failed and entry.touched
