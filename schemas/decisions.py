@@ -54,6 +54,7 @@ class Reason(StrEnum):
     NO_POLICY = "no_policy"
     EXEMPT = "exempt"
     HALTED = "halted"
+    RELEASE_FAILING = "release_failing"
     SITE_UNKNOWN = "site_unknown"
     OWNER_UNKNOWN = "owner_unknown"
     NEVER_ERASE = "never_erase"

@@ -34,3 +34,4 @@ class FindingCode(StrEnum):
     FOLLOW_UP_MISSING = "follow_up_missing"
     MDM_UNKNOWN = "mdm_unknown"
     NOT_IN_ADE = "not_in_ade"
+    RELEASE_FAILING = "release_failing"

@@ -29,7 +29,7 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.ROUTINE_UPDATE: "It lacks a release of its version that fixes no known CVE.",
     Reason.LINE_OUT_OF_SUPPORT: "Apple fixes its version no more, so it moves to a newer one.",
     Reason.POLICY_UPGRADE: "The policy wants a newer version of macOS (`upgrades.to`).",
-    Reason.UPDATE_KEEPS_FAILING: "The update failed by every method, so macOS is installed again.",
+    Reason.UPDATE_KEEPS_FAILING: "The update failed too often: it restarts, then is installed again.",
     Reason.FIRMWARE_MISMATCH: "Its firmware is older than that of its version.",
     Reason.SEAL_BROKEN: "The seal of its system volume is broken.",
     Reason.LOAN_RETURNED: "It is a returned loan unit and is made as new.",
@@ -45,6 +45,7 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.NO_POLICY: "No policy is in force.",
     Reason.EXEMPT: "An exemption or a rule of the policy leaves it as it is.",
     Reason.HALTED: "A halt covers it, its site or the release.",
+    Reason.RELEASE_FAILING: "The release fails on its model family.",
     Reason.SITE_UNKNOWN: "No site of the policy matches it.",
     Reason.OWNER_UNKNOWN: "It is enrolled, but no known MDM server has it: it may be personal.",
     Reason.NEVER_ERASE: "An administrator stated that it is never erased.",
@@ -80,7 +81,7 @@ GATES: Final[Mapping[str, str]] = {
     "exemption": "No exemption of the policy covers the Mac and the action.",
     "owner": "The Mac's owner is known, and has not excluded this job.",
     "identity": "No other Mac has an identifier of this one, or the job destroys nothing.",
-    "halt": "No halt covers everything, the Mac's site, or a release that the Mac lacks.",
+    "halt": "No halt covers the Mac's site or the release, and it fails on no family.",
     "fresh": "A source has seen the Mac within `stale_after`.",
     "job_open": "No other job for the Mac is open, or it can still be withdrawn.",
     "attempts": "Fewer jobs than `max_attempts` failed for the same purpose.",
@@ -122,6 +123,7 @@ FINDINGS: Final[Mapping[FindingCode, str]] = {
     FindingCode.FOLLOW_UP_MISSING: "The last reinstall is not confirmed in every point.",
     FindingCode.MDM_UNKNOWN: "No MDM server has reported it.",
     FindingCode.NOT_IN_ADE: "After an erase a person must enroll it.",
+    FindingCode.RELEASE_FAILING: "A release that it lacks fails on its model family, and is held.",
 }
 
 METHODS: Final[Mapping[Method, str]] = {
@@ -133,6 +135,7 @@ METHODS: Final[Mapping[Method, str]] = {
     Method.ASR: "Restores an image with `asr`; Intel Macs without a T2 only.",
     Method.PROFILES_RENEW: "Apple's command `profiles renew -type enrollment`, over SSH.",
     Method.INSTALL_PROFILE: "Installs the enrollment profile again over MDM.",
+    Method.RESTART_DEVICE: "The MDM command RestartDevice.",
 }
 
 ERRORS: Final[Mapping[ErrorCode, str]] = {

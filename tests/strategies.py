@@ -10,6 +10,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
+from pipeline.decide.family_hold import family_hold
 from pipeline.decide.gates import Field
 from pipeline.decide.situation import Situation
 from pipeline.policy.model import Policy
@@ -392,6 +393,7 @@ _HALTS: tuple[Any, ...] = (
     (),
     (make.halt(site="london"),),
     (make.halt(until=make.NOW + make.HOUR), make.halt(advisory="macOS-26.2")),
+    (family_hold("macOS-26.2", family="Mac16", failed=5),),
 )
 
 

@@ -61,7 +61,7 @@ _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), 
 
 
 # A closed gate with one of these reasons makes an open job unwanted.
-_UNWANTED: Final = OBJECTIONS | {Reason.EXEMPT}
+_UNWANTED: Final = OBJECTIONS | {Reason.EXEMPT, Reason.RELEASE_FAILING}
 
 
 class GatedNeed(msgspec.Struct, frozen=True):
@@ -211,9 +211,10 @@ def withdrawn_by_hold(s: Situation, held: list[GatedNeed]) -> str | None:
     """Return the id of the open job that a hold makes unwanted; None if no job is withdrawn.
 
     A job that may have touched the Mac is kept. Another is kept if it is of the Mac's present site
-    and serves a held need that is neither exempt nor objected to (`protection`): it was issued for
-    that need, or it has the same action and a release that the Mac still lacks and is offered. A
-    newer release replaces such a job when it is sent, not while it is held.
+    and serves a held need that is neither exempt nor objected to (`protection`), and whose release
+    is not held for the model family: it was issued for that need, or it has the same action and a
+    release that the Mac still lacks and is offered. A newer release replaces such a job when it is
+    sent, not while it is held.
     """
     entry = _untouched_job(s)
     if entry is None:

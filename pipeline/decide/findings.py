@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pipeline.decide.exposure import Exposure
+from pipeline.decide.family_hold import is_family_hold
 from pipeline.decide.needs.reinstall import expected_firmware, is_older_firmware
 from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.decide.needs.update import upgrade_obstacle
@@ -94,10 +95,20 @@ def _of_managed_mac(s: Situation, exposed: Exposure, *, has_need: bool) -> list[
         found.append((FindingCode.MDM_UNKNOWN, ""))
     if device.loan_returned_at is not None and device.ade_enrolled is not True:
         found.append((FindingCode.NOT_IN_ADE, "" if device.ade_enrolled is False else "not known"))
+    found += _held_releases(s, exposed)
     missing = follow_up_missing(s)
     if missing:
         found.append((FindingCode.FOLLOW_UP_MISSING, ", ".join(missing)))
     return found
+
+
+def _held_releases(s: Situation, exposed: Exposure) -> list[Finding]:
+    """Return a finding for each release that the Mac lacks and that is held for its family."""
+    if not s.halts:
+        return []
+    held = {halt.scope.advisory_id: halt.why for halt in s.halts if is_family_hold(halt)}
+    lacked = [one.advisory_id for one in exposed.line.releases if one.advisory_id in held]
+    return [(FindingCode.RELEASE_FAILING, held[identity]) for identity in lacked]
 
 
 def is_unknown_to_mdm(s: Situation) -> bool:

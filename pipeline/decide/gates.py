@@ -23,6 +23,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from pipeline.decide.exposure import Exposure, deadline_of
+from pipeline.decide.family_hold import is_family_hold
 from pipeline.decide.methods import Choice, declared_failure
 from pipeline.decide.needs.need import Need, target
 from pipeline.decide.needs.reinstall_history import count_tried
@@ -217,6 +218,8 @@ def _identity(s: Situation, c: Candidate) -> GateResult:
 def _covers(halt: HaltSet, s: Situation, c: Candidate) -> bool:
     """Return True if the halt applies to this candidate at `s.now`."""
     scope = halt.scope
+    if is_family_hold(halt):
+        return c.need.release is not None and scope.advisory_id == c.need.release.advisory_id
     if halt.until is not None and s.now >= halt.until:
         return False
     if scope.everything:
@@ -232,6 +235,8 @@ def _halted(s: Situation, c: Candidate) -> GateResult:
     covering = [halt for halt in s.halts if _covers(halt, s, c)]
     if not covering:
         return _HALT_PASSED
+    if all(is_family_hold(halt) for halt in covering):
+        return GateResult("halt", Reason.RELEASE_FAILING, covering[0].why)
     untils = [halt.until for halt in covering]
     known = [until for until in untils if until is not None]
     ends = max(known) if len(known) == len(untils) else None
@@ -533,8 +538,14 @@ GATES: Final = (
     GateRow(  # the job destroys nothing, or no other Mac has an identifier of this one
         "identity", _identity, {Reason.IDENTITY_CONFLICT: ("identity",)}
     ),
-    GateRow(  # no halt covers everything, the Mac's site, or an advisory of the job
-        "halt", _halted, {Reason.HALTED: ("halts", "now", "site_name")}
+    GateRow(  # no halt covers everything, the Mac's site, or an advisory of the job; the release is
+        # not held for the Mac's model family
+        "halt",
+        _halted,
+        {
+            Reason.HALTED: ("halts", "now", "site_name"),
+            Reason.RELEASE_FAILING: ("halts", "now", "site_name"),
+        },
     ),
     GateRow(  # a source other than an administrator saw the Mac within `stale_after`
         "fresh", _fresh, {Reason.STALE_INVENTORY: ("device.last_seen_us", "now_us", "policy")}
@@ -617,8 +628,11 @@ GATES: Final = (
     GateRow(  # the need ignores windows, its deadline has passed, or the site's window is open
         "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}
     ),
-    GateRow(  # the site's other Macs have fewer open jobs than `max_jobs`, or the job installs nothing
-        "site_slots", _capacity, {Reason.SITE_FULL: ("site", "site_open_jobs")}
+    GateRow(  # the site's other Macs have fewer open jobs than `max_jobs`; other actions than
+        # installations are free
+        "site_slots",
+        _capacity,
+        {Reason.SITE_FULL: ("site", "site_open_jobs")},
     ),
 )
 # Not a gate of a need: it closes while the last reinstall is not confirmed in every point that the

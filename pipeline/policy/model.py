@@ -329,7 +329,9 @@ class Thresholds(StrictModel):
     that was not seen for longer than `stale_after` gets no job. `max_attempts` counts the failed
     jobs for one intent that reached the Mac. An update that failed on the Mac
     `reinstall_after_failures` times, by every method, is replaced by a
-    restart, one more update, and a reinstall. `cool_down` is the time after a
+    restart, one more update, and a reinstall. A release is held for a model family if its update
+    failed to install on `hold_family_after` Macs of it and no Mac of it has the release; None:
+    never. `cool_down` is the time after a
     failed job, doubled with each failure up to `cool_down_max`. A report must confirm a job within
     `job_expires_after` (`reenroll_expires_after` for a re-enrollment), at least 30 minutes.
     """
@@ -341,6 +343,7 @@ class Thresholds(StrictModel):
     stale_after: Duration = timedelta(days=14)
     reinstall_after_failures: Annotated[int, Field(ge=1)] = 3
     max_attempts: Annotated[int, Field(ge=1)] = 5
+    hold_family_after: Annotated[int, Field(ge=2)] | None = 5
     cool_down: Duration = timedelta(hours=4)
     cool_down_max: Duration = timedelta(days=3)
     job_expires_after: Duration = timedelta(days=3)

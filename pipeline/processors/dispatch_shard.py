@@ -62,7 +62,7 @@ from schemas.envelope import (
     JobSupersededEvent,
     decode,
 )
-from schemas.jobs import Action, Job
+from schemas.jobs import INSTALLATIONS, Job
 from schemas.results import FINAL_OUTCOMES, Outcome
 from schemas.topics import DEAD_LETTERS, DISPATCH, DISPATCH_STATE, jobs_topic, partition_of
 

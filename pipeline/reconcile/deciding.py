@@ -205,7 +205,7 @@ class Deciding:
             policy,
             now,
             history,
-            self._fleet.halts(),
+            (*self._fleet.halts(), *self._folding.failing_releases.holds(device)),
             self._fleet.approvals(udid),
             self._capacity.count_others(site, own_job),
             identity=self._fleet.identity(device),

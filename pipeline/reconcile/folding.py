@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from pipeline.policy.file import read_policy
 from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange
+from pipeline.reconcile.failing_releases import FailingReleases
 from pipeline.reconcile.last_decision import LastDecisions
 from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.site_capacity import SiteCapacity
@@ -13,6 +14,7 @@ from pipeline.state.fleet import NO_CHANGE, Broadcast, Change, Fleet
 from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.envelope import (
     AdvisoryEvent,
+    AttemptsResetEvent,
     DeviceEvent,
     Event,
     InventoryEvent,
@@ -40,12 +42,16 @@ class _Saved(NamedTuple):
 
 
 class Folding:
-    """Folds events into one fleet, with the counts and the marks that follow from a fold."""
+    """Folds events into one fleet, with the counts and the marks that follow from a fold.
+
+    `failing_releases` are the counts of failed updates.
+    """
 
     def __init__(
         self,
         fleet: Fleet,
         capacity: SiteCapacity,
+        failing_releases: FailingReleases,
         last_decisions: LastDecisions,
         marking: Marking,
         *,
@@ -53,6 +59,7 @@ class Folding:
     ) -> None:
         self._fleet = fleet
         self._capacity = capacity
+        self.failing_releases = failing_releases
         self._last_decisions = last_decisions
         self._marking = marking
         self._fast_paths = fast_paths
@@ -74,6 +81,8 @@ class Folding:
                 self._fleet.remember(event, one.peek)
             if change is not NO_CHANGE:
                 self._marking.mark(change, freed, now, broadcast_udids, changes)
+                families = self._count_failures(event, change)
+                broadcast_udids |= dict.fromkeys(self.failing_releases.macs_of(families))
         except Exception:
             self._roll_back(event, saved)
             raise
@@ -123,6 +132,8 @@ class Folding:
         changes.records.append(DerivedRecord(udid, raw, event))
         if change is NO_CHANGE:
             return False
+        families = self._count_failures(event, change)
+        self._marking.mark_macs(self.failing_releases.macs_of(families), changes)
         self._note_changes(event, raw, saved, changes)
         freed |= dict.fromkeys(sites)
         return True
@@ -133,7 +144,10 @@ class Folding:
         Returns the records changed and the Macs affected. Raises PolicyError for a policy that
         cannot be read; the policy in force stays.
         """
-        return self._fold(event)[0]
+        change = self._fold(event)[0]
+        if change is not NO_CHANGE:
+            self._count_failures(event, change)
+        return change
 
     def _fold(self, event: Event) -> tuple[Change, tuple[str, ...]]:
         """Return the change, and the sites (sorted) where it ended a job.
@@ -153,6 +167,17 @@ class Folding:
             return change, self._capacity.count_changes(udid, before, histories.get(udid, ()))
         return self._fleet.apply(event), ()
 
+    def _count_failures(self, event: Event, change: Change) -> tuple[str, ...]:
+        """Count failed updates again; return the model families whose holds changed."""
+        failing = self.failing_releases
+        if isinstance(event, JobEvent):
+            return failing.count(event_key(event))
+        if isinstance(event, AttemptsResetEvent):
+            return failing.recount_after_reset()
+        if isinstance(event, DeviceEvent) and change.is_material and change.udids:
+            return failing.note_report(change.udids[0])
+        return ()
+
     # --- undoing ---
 
     def _save(self, event: Event) -> _Saved:
@@ -169,6 +194,7 @@ class Folding:
         self._fleet.roll_back(*saved)
         if isinstance(event, JobEvent):
             self._capacity.recount(self._fleet.job_histories)
+        self.failing_releases.recount()
 
     # --- changes ---
 

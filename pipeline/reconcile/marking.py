@@ -1,6 +1,6 @@
 """Marks the Macs whose decision an event can change, for `DecisionQueue`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from pipeline.reconcile.changes import Changes
@@ -74,6 +74,11 @@ class Marking:
             if entry is None or infer_result(entry, device, udid, now) is None:
                 return
         self._mark(udid, changes)
+
+    def mark_macs(self, udids: Iterable[str], changes: Changes) -> None:
+        """Mark these Macs."""
+        for udid in udids:
+            self._mark(udid, changes)
 
     def affected(self, change: Change) -> list[str]:
         """Return the UDIDs of the Macs whose decision the change can affect, sorted.

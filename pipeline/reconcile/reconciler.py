@@ -32,6 +32,7 @@ from pipeline.policy.model import Policy
 from pipeline.reconcile.changes import Changes, Input, Rejection, bug_detail
 from pipeline.reconcile.deciding import Deciding, Sign
 from pipeline.reconcile.decision_queue import DecisionQueue, FreedSite
+from pipeline.reconcile.failing_releases import FailingReleases
 from pipeline.reconcile.folding import Folding
 from pipeline.reconcile.last_decision import LastDecision, LastDecisions
 from pipeline.reconcile.marking import Marking
@@ -82,8 +83,14 @@ class Reconciler:
         self._marking = Marking(
             self.fleet, self._in_force, self.last_decisions, self.capacity, self.queue
         )
+        self._failing_releases = FailingReleases(self.fleet, self._in_force)
         self._folding = Folding(
-            self.fleet, self.capacity, self._decided, self._marking, fast_paths=fast_paths
+            self.fleet,
+            self.capacity,
+            self._failing_releases,
+            self._decided,
+            self._marking,
+            fast_paths=fast_paths,
         )
         self._deciding = Deciding(
             self.fleet,
@@ -262,8 +269,9 @@ class Reconciler:
             self._deciding.keep(udid, last)
 
     def recount_jobs(self) -> None:
-        """Count all open jobs again, after the job histories were loaded."""
+        """Count all open jobs and failed updates again, after the job histories were loaded."""
         self.capacity.recount(self.fleet.job_histories)
+        self._failing_releases.recount()
 
     @property
     def open_jobs(self) -> Counter[tuple[str, str]]:

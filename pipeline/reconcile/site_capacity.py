@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.reconcile.last_decision import LastDecision
 from pipeline.state.jobs import JobEntry, JobHistory
-from schemas.jobs import Action
+from schemas.jobs import INSTALLATIONS, Action
 
 _NO_DEADLINE: Final = 1 << 62
 

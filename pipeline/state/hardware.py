@@ -97,6 +97,11 @@ def supports_major(model: str | None, major: int) -> bool | None:
     return None
 
 
+def family_of(model: str | None) -> str | None:
+    """Return the model family of a model identifier: `Mac16` of `Mac16,1`; None if unknown."""
+    return None if model is None else model.partition(",")[0]
+
+
 def device_id_of(model: str | None) -> str | None:
     """Return the SoftwareUpdateDeviceID of a model identifier; None if it is not in the table.
 

@@ -64,7 +64,7 @@ REASON_OF_GATE: dict[str, set[str]] = {
     "exemption": {Reason.EXEMPT},
     "owner": {Reason.OWNER_UNKNOWN, Reason.NEVER_ERASE, Reason.NOT_A_LOAN},
     "identity": {Reason.IDENTITY_CONFLICT},
-    "halt": {Reason.HALTED},
+    "halt": {Reason.HALTED, Reason.RELEASE_FAILING},
     "fresh": {Reason.STALE_INVENTORY},
     "job_open": {Reason.JOB_OPEN},
     "attempts": {Reason.RETRIES_EXHAUSTED},

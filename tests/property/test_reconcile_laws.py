@@ -26,7 +26,7 @@ from schemas.envelope import (
     encode,
 )
 from schemas.fast.report_peek import peek_report
-from schemas.jobs import INSTALLATIONS, Action
+from schemas.jobs import INSTALLATIONS
 from schemas.results import ErrorCode, Outcome
 from tests import factories as make
 from tests.factories.sites import APPROVALS_KEY, KEYS
