@@ -6,6 +6,7 @@ those of HTTP requests, and those of a site, which begin when the site is first 
 counted.
 """
 
+from collections import Counter as Counts
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -21,7 +22,7 @@ from runtime.metrics import (
 )
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
-from schemas.findings import FindingCode
+from schemas.findings import FeedFindingCode, FindingCode
 from schemas.jobs import Action
 from schemas.queries import QueryKind
 from schemas.results import Outcome
@@ -93,9 +94,6 @@ class Metrics:
         self._overdue = gauge(
             "drydock_overdue_devices", "Exposed Macs past their deadline.", "site"
         )
-        self._findings = gauge(
-            "drydock_device_findings", "Macs with a finding of this code.", "code", "site"
-        )
         self._requests = request_histogram(registry, "HTTP requests, by the pattern of the path.")
         self._ready = gauge("drydock_ready", "1 while the program accepts inputs, else 0.")
         self._lag = gauge(
@@ -107,6 +105,7 @@ class Metrics:
             "Records of state to read before all partitions are ready.",
         )
         self._partitions = gauge("drydock_partitions", "Partitions of the worker.", "state")
+        self._define_findings(registry)
         self._define_losses(registry)
         self._doubted = counter(
             "drydock_doubted_journals",
@@ -114,6 +113,20 @@ class Metrics:
         )
         self._sites: dict[str, None] = {}
         self._initialise_series()
+
+    def _define_findings(self, registry: CollectorRegistry) -> None:
+        self._findings = Gauge(
+            "drydock_device_findings",
+            "Macs with a finding of this code.",
+            ("code", "site"),
+            registry=registry,
+        )
+        self._feed_findings = Gauge(
+            "drydock_feed_findings",
+            "Releases about which the feeds disagree.",
+            ("code",),
+            registry=registry,
+        )
 
     def _define_losses(self, registry: CollectorRegistry) -> None:
         self._lost_entries = Counter(
@@ -162,6 +175,7 @@ class Metrics:
         for cause in DOUBT_CAUSES:
             self._doubted.labels(cause)
         self._initialise_worker_series()
+        self.set_feed_findings(())
         self.add_sites(())
 
     def _initialise_worker_series(self) -> None:
@@ -289,6 +303,12 @@ class Metrics:
             key = "" if site == NO_SITE else site
             for code in FindingCode:
                 self._findings.labels(code.value, site).set(findings.get((key, code), 0))
+
+    def set_feed_findings(self, findings: Iterable[FeedFindingCode]) -> None:
+        """Set the number of disagreements of the feeds, by code; absent codes become zero."""
+        counts = Counts(findings)
+        for code in FeedFindingCode:
+            self._feed_findings.labels(code.value).set(counts[code])
 
     def observe_request(self, route: str, status: int, duration_s: float) -> None:
         """Observe an HTTP request. `route` is the pattern of its path, never the path itself."""

@@ -1,4 +1,4 @@
-"""Findings: what is wrong or unknown about a Mac, and no job corrects.
+"""Findings: what is wrong or unknown about a Mac or the feeds, and no job corrects.
 
 The codes are a closed set; `schemas.sentences` has one sentence for people about each.
 """
@@ -35,3 +35,14 @@ class FindingCode(StrEnum):
     MDM_UNKNOWN = "mdm_unknown"
     NOT_IN_ADE = "not_in_ade"
     RELEASE_FAILING = "release_failing"
+
+
+class FeedFindingCode(StrEnum):
+    """The closed set of findings about the advisory feeds. The value is the same in the metric."""
+
+    SOFA_LACKS_RELEASE = "sofa_lacks_release"
+    GDMF_LACKS_RELEASE = "gdmf_lacks_release"
+    BUILDS_DIFFER = "builds_differ"
+    DEVICES_DIFFER = "devices_differ"
+    DATES_DIFFER = "dates_differ"
+    SOFA_LACKS_EXPLOITATION = "sofa_lacks_exploitation"

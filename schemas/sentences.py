@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from schemas.decisions import Reason
-from schemas.findings import FindingCode
+from schemas.findings import FeedFindingCode, FindingCode
 from schemas.jobs import Method
 from schemas.results import ErrorCode
 
@@ -29,7 +29,7 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.ROUTINE_UPDATE: "It lacks a release of its version that fixes no known CVE.",
     Reason.LINE_OUT_OF_SUPPORT: "Apple fixes its version no more, so it moves to a newer one.",
     Reason.POLICY_UPGRADE: "The policy wants a newer version of macOS (`upgrades.to`).",
-    Reason.UPDATE_KEEPS_FAILING: "The update failed too often: it restarts, then is installed again.",
+    Reason.UPDATE_KEEPS_FAILING: "The update failed too often: a restart comes, then a reinstall.",
     Reason.FIRMWARE_MISMATCH: "Its firmware is older than that of its version.",
     Reason.SEAL_BROKEN: "The seal of its system volume is broken.",
     Reason.LOAN_RETURNED: "It is a returned loan unit and is made as new.",
@@ -124,6 +124,15 @@ FINDINGS: Final[Mapping[FindingCode, str]] = {
     FindingCode.MDM_UNKNOWN: "No MDM server has reported it.",
     FindingCode.NOT_IN_ADE: "After an erase a person must enroll it.",
     FindingCode.RELEASE_FAILING: "A release that it lacks fails on its model family, and is held.",
+}
+
+FEED_FINDINGS: Final[Mapping[FeedFindingCode, str]] = {
+    FeedFindingCode.SOFA_LACKS_RELEASE: "Apple offers a release that SOFA does not list.",
+    FeedFindingCode.GDMF_LACKS_RELEASE: "SOFA lists a release that Apple does not offer over MDM.",
+    FeedFindingCode.BUILDS_DIFFER: "SOFA and Apple give a release different builds.",
+    FeedFindingCode.DEVICES_DIFFER: "SOFA and Apple list different devices for a release.",
+    FeedFindingCode.DATES_DIFFER: "SOFA dates a release more than a week after Apple's posting.",
+    FeedFindingCode.SOFA_LACKS_EXPLOITATION: "CISA lists a CVE as exploited, and SOFA does not.",
 }
 
 METHODS: Final[Mapping[Method, str]] = {

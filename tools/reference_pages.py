@@ -19,6 +19,15 @@ has the codes, `finding_details` the observations behind them. If it is unknown 
 a fix, it is `uncertain`, not `compliant`.
 
 """
+_FEEDS: Final = """
+## Feeds
+
+SOFA, Apple's list of offers (GDMF) and CISA's catalogue (KEV) are compared. `drydock status` lists
+each disagreement with its release, the metric `drydock_feed_findings` counts them. Decisions go on
+with what is known: a release of either feed is a target, the devices are Apple's, and a CVE that
+one feed calls exploited is.
+
+"""
 _CODES: Final = """\
 # Codes
 
@@ -63,7 +72,12 @@ def pages() -> dict[str, str]:
         *(_ERRORS, _table("error code", sentences.ERRORS)),
     )
     return {
-        "findings.md": _FINDINGS + _table("code", sentences.FINDINGS),
+        "findings.md": "".join(
+            (
+                *(_FINDINGS, _table("code", sentences.FINDINGS)),
+                *(_FEEDS, _table("code", sentences.FEED_FINDINGS)),
+            )
+        ),
         "codes.md": "".join(codes),
     }
 

@@ -77,6 +77,9 @@ def _print(found: "Status") -> None:
     if codes:
         counts = [(code, str(count)) for code, count in codes.most_common()]
         print_table(("finding", "Macs"), counts, title="Findings")
+    if found.feed_findings:
+        feeds = [(one.code.value, one.advisory_id, one.detail) for one in found.feed_findings]
+        print_table(("code", "release", "feeds"), feeds, title="Feeds that disagree")
     if found.dead_letters:
         letters = [(code, str(count)) for code, count in found.dead_letters.items()]
         print_table(("code", "inputs"), letters, title="Dead letters")

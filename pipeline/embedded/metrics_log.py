@@ -10,6 +10,7 @@ from pipeline.ingest.sources import FEED_DIFFS, TRANSLATORS
 from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import from_us
+from pipeline.state.feed_comparison import compare_feeds
 from pipeline.state.jobs import JobEntry
 from runtime.dead_letters import log_dead_letter
 from runtime.logs import Log
@@ -62,6 +63,8 @@ class MetricsLog:
             self._metrics.set_devices(sum(1 for _ in reconciler.fleet.macs()))
             self._metrics.set_overdue(reconciler.count_overdue(now))
             self._metrics.set_findings(reconciler.findings)
+            found = compare_feeds(reconciler.fleet.advisories, now)
+            self._metrics.set_feed_findings(one.code for one in found)
 
     def record_lost_entries(self, count: int) -> None:
         """Count and log entries of the log that were committed and are gone."""

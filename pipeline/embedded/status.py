@@ -8,7 +8,9 @@ from typing import Any
 
 from pipeline.embedded.journal_check import SETTING, count_doubtful, decode_doubts
 from pipeline.embedded.log import Log
+from pipeline.state.advisories import Advisories
 from pipeline.state.device import to_us
+from pipeline.state.feed_comparison import FeedFinding, compare_feeds
 from pipeline.state.jobs import JobEntry, rehearsals
 from schemas.dead_letters import DeadLetterCode
 
@@ -23,8 +25,9 @@ class Status:
     of the halts in force. `doubtful_jobs` are the open jobs, by site, that were issued before their
     site's journal was found to lack orders. `dry_run` counts, by site and action, the Macs whose
     job would have been sent if the site were not in dry run. `findings` counts, by site and code,
-    the Macs with a finding. `policy` is the digest of the policy
-    in force, None without one; `last_at` is the latest time of a log entry, None for an empty log.
+    the Macs with a finding. `feed_findings` are the disagreements of the feeds. `policy` is the
+    digest of the policy in force, None without one; `last_at` is the latest time of a log entry,
+    None for an empty log.
     """
 
     devices: int
@@ -37,6 +40,7 @@ class Status:
     doubtful_jobs: dict[str, int]
     dry_run: dict[str, dict[str, int]]
     findings: dict[str, dict[str, int]]
+    feed_findings: list[FeedFinding]
     policy: str | None
     last_at: datetime | None
 
@@ -64,6 +68,7 @@ class Status:
         """Return the status and its problems as JSON values."""
         wire = asdict(self)
         wire["last_at"] = None if self.last_at is None else self.last_at.isoformat()
+        wire["feed_findings"] = [one._asdict() for one in self.feed_findings]
         wire["problems"] = self.problems
         return wire
 
@@ -107,9 +112,14 @@ def read_status(log: Log, now: datetime) -> Status:
         doubtful_jobs={site: count for site, count in sorted(doubtful.items()) if count},
         dry_run=_nested(dry_run),
         findings=_nested(findings),
+        feed_findings=list(compare_feeds(_advisories(log), now)),
         policy=None if policy is None else policy[1]["digest"],
         last_at=log.last_at(),
     )
+
+
+def _advisories(log: Log) -> Advisories:
+    return Advisories.from_wire(json.loads(log.setting("advisories") or b"{}"))
 
 
 def _halts(log: Log, now: datetime) -> list[str]:

@@ -49,6 +49,7 @@ from pipeline.processors.owned_partition import changelog_of
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.worker import Clock, Worker
+from pipeline.state.feed_comparison import compare_feeds
 from runtime.clock_skew import ClockSkew
 from runtime.damaged_files import damage_reporter
 from runtime.kafka import KafkaConnection
@@ -390,6 +391,8 @@ class _Service:
         self._metrics.set_devices(devices)
         self._metrics.set_overdue(overdue)
         self._metrics.set_findings(findings)
+        found = compare_feeds(self._broadcast.fleet.advisories, self._plan.clock())
+        self._metrics.set_feed_findings(one.code for one in found)
 
     async def _update_progress(self) -> None:
         """Set the lag of each topic, and record the samples from which `_health` sees a stall.

@@ -7,7 +7,7 @@ import pytest
 from pipeline.decide.gates import GATES
 from schemas import sentences
 from schemas.decisions import Reason
-from schemas.findings import FindingCode
+from schemas.findings import FeedFindingCode, FindingCode
 from schemas.jobs import Method
 from schemas.results import ErrorCode
 from tools.reference_pages import FOLDER, pages
@@ -15,6 +15,7 @@ from tools.reference_pages import FOLDER, pages
 TABLES = [
     pytest.param(sentences.REASONS, Reason, id="reasons"),
     pytest.param(sentences.FINDINGS, FindingCode, id="findings"),
+    pytest.param(sentences.FEED_FINDINGS, FeedFindingCode, id="findings of feeds"),
     pytest.param(sentences.METHODS, Method, id="methods"),
     pytest.param(sentences.ERRORS, ErrorCode, id="errors"),
     pytest.param(sentences.GATES, [*(row.name for row in GATES), "follow_up"], id="gates"),

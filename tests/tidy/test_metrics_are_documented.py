@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool import Spool
 from pipeline.metrics import Metrics
+from schemas.findings import FeedFindingCode
 from tests.tidy import checks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +155,11 @@ def test_series_of_a_site_without_exposed_devices_is_zero() -> None:
     assert registry.get_sample_value("drydock_device_findings", beta) == 2
     metrics.set_findings({})
     assert registry.get_sample_value("drydock_device_findings", beta) == 0
+    metrics.set_feed_findings([FeedFindingCode.BUILDS_DIFFER])
+    builds = {"code": "builds_differ"}
+    assert registry.get_sample_value("drydock_feed_findings", builds) == 1
+    metrics.set_feed_findings(())
+    assert registry.get_sample_value("drydock_feed_findings", builds) == 0
     metrics.set_fleet({}, {})
     assert registry.get_sample_value("drydock_exposed_devices", labels) == 0
     assert registry.get_sample_value("drydock_exposed_devices", siteless) == 0

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.embedded.service import Service
+from tests import factories as make
 from tests.embedded_world import POLICY, Environment, at, live
 from tests.factories.sites import JOBS_KEY, KEYS, START, a_spec, osquery_report
 
@@ -20,6 +21,23 @@ def test_status_counts_the_macs_with_a_finding(tmp_path: Path) -> None:
     assert ["mdm_unknown", "1"] in lines[lines.index(["Findings"]) :]
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert found["findings"]["london"]["mdm_unknown"] == 1
+
+
+def test_status_lists_the_disagreements_of_the_feeds(tmp_path: Path) -> None:
+    known, offered = make.release("26.1"), make.release("26.2", source="gdmf", cves=())
+    service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
+    service.accept([known, make.release("26.1", source="gdmf", cves=()), offered], (), START)
+    service.close()
+    command = ["status", "--data-dir", str(tmp_path)]
+    assert "sofa_lacks_release" in CliRunner().invoke(app, command).stdout
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert found["feed_findings"] == [
+        {
+            "code": "sofa_lacks_release",
+            "advisory_id": "macOS-26.2",
+            "detail": "Apple offers it: 25C56",
+        }
+    ]
 
 
 def test_status_of_a_dry_run_has_the_withheld_jobs_beside_the_exposure(tmp_path: Path) -> None:
