@@ -51,12 +51,12 @@ class LastDecisions:
 
     def put(self, udid: str, last: LastDecision) -> None:
         """Store the Mac's last decision in place of the one before."""
-        self._count(self.by_udid.get(udid), last)
+        self._count_exposed(self.by_udid.get(udid), last)
         self.by_udid[udid] = last
 
     def remove(self, udid: str) -> None:
         """Remove the decision of a record that has become part of a Mac."""
-        self._count(self.by_udid.pop(udid, None), None)
+        self._count_exposed(self.by_udid.pop(udid, None), None)
 
     def count_overdue(self, now: datetime) -> Counter[str]:
         """Return the number of exposed Macs past their deadline, by site; visits every Mac.
@@ -70,7 +70,7 @@ class LastDecisions:
             if last.severity is not None and 0 < last.deadline_us <= now_us
         )
 
-    def _count(self, old: LastDecision | None, new: LastDecision | None) -> None:
+    def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
         """Move a Mac in the counts from its old decision to its new one."""
         for last, sign in ((old, -1), (new, 1)):
             if last is None:
