@@ -328,12 +328,12 @@ class Thresholds(StrictModel):
     25 GB plus the installer for an upgrade; battery 20 % on Apple silicon, 50 % on Intel. A Mac
     that was not seen for longer than `stale_after` gets no job. `max_attempts` counts the failed
     jobs for one intent that reached the Mac. An update that failed on the Mac
-    `reinstall_after_failures` times, by every method, is replaced by a
-    restart, one more update, and a reinstall. A release is held for a model family if its update
-    failed to install on `hold_family_after` Macs of it and no Mac of it has the release; None:
-    never. `cool_down` is the time after a
-    failed job, doubled with each failure up to `cool_down_max`. A report must confirm a job within
-    `job_expires_after` (`reenroll_expires_after` for a re-enrollment), at least 30 minutes.
+    `reinstall_after_failures` times, by every method, is replaced by a restart, one more update,
+    and a reinstall. A release is held for a model family if its update failed to install on
+    `hold_family_after` Macs of it and no Mac of it has the release; None: never. `cool_down` is the
+    time after a failed job, doubled with each failure up to `cool_down_max`. A report must confirm
+    a job within `job_expires_after` (`reenroll_expires_after` for a re-enrollment), at least 30
+    minutes.
     """
 
     disk_update_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
