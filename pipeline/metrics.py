@@ -107,10 +107,6 @@ class Metrics:
         self._partitions = gauge("drydock_partitions", "Partitions of the worker.", "state")
         self._define_findings(registry)
         self._define_losses(registry)
-        self._doubted = counter(
-            "drydock_doubted_journals",
-            *("Journals that may lack orders, found at a start.", "cause"),
-        )
         self._sites: dict[str, None] = {}
         self._initialise_series()
 
@@ -129,6 +125,12 @@ class Metrics:
         )
 
     def _define_losses(self, registry: CollectorRegistry) -> None:
+        self._doubted = Counter(
+            "drydock_doubted_journals",
+            "Journals that may lack orders, found at a start.",
+            ("cause",),
+            registry=registry,
+        )
         self._lost_entries = Counter(
             "drydock_lost_log_entries",
             "Committed entries that the log of `drydock run` has lost, found at a start.",
