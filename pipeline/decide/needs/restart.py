@@ -8,7 +8,7 @@
 | any | none | the reinstall |
 
 A stuck update service is the usual cause of an update that every method fails to install, and a
-restart ends it (github.com/Macjutsu/super restarts it too). A restart counts whatever became of it:
+restart ends it (github.com/Macjutsu/super restarts it too). A restart counts also if it failed:
 few sources report a boot, and a site can forbid the method.
 """
 
