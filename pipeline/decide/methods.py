@@ -55,6 +55,7 @@ from pipeline.state.hardware import HardwareClass
 from pipeline.state.jobs import failures
 from schemas.ddm_failures import failure_code
 from schemas.decisions import Reason
+from schemas.ids import clean_text
 from schemas.jobs import Action, Method
 from schemas.macos import OSVersion
 from schemas.results import ErrorCode
@@ -417,9 +418,12 @@ def _row(s: Situation, need: Need, method: Method, choice: Choice) -> MethodRow:
         reason, detail = obstacle
         return MethodRow(method, "blocked", f"{reason}: {detail}")
     failed = failures_by_method(s, need).get(method, 0)
-    tries = s.policy.thresholds.reinstall_after_failures
+    tries = s.policy.tries_of(method)
     if failed >= tries:
         return MethodRow(method, "passed over", f"failed {failed} times; the limit is {tries}")
+    if _is_spent(s, need, method, {}):
+        detail = f"the Mac reported: {s.device.failure_reason}"
+        return MethodRow(method, "passed over", clean_text(detail))
     if s.open_job is not None:
         return MethodRow(method, "passed over", "the open job has another method")
     return MethodRow(method, "passed over", "an earlier method is free")
@@ -435,4 +439,5 @@ _NEEDED: Final[Mapping[Method, str]] = {
     Method.ASR: "is for a reimage",
     Method.PROFILES_RENEW: "",
     Method.INSTALL_PROFILE: "is for an identity that is about to expire",
+    Method.RESTART_DEVICE: "is for a restart",
 }
