@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS, SEED_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka demo-mdm e2e-mdm pilot fmt lint type test test-unit test-security bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka demo-mdm e2e-mdm pilot fmt lint type test test-unit test-security bench bench-core bench-ratio bench-embedded bench-document bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short faults fault-seeds coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -100,6 +100,10 @@ bench-ratio: ## fail if reports are reconciled slower than recorded, compared wi
 bench-embedded: ## measure the embedded service over HTTP
 	@tools/environment dev
 	@$(BIN)/python -m tests.bench.embedded
+
+bench-document: ## measure a first document of SOFA with 3,000 known Macs (FEED=FILE)
+	@tools/environment dev
+	@$(BIN)/python -m tests.bench.first_document $(FEED)
 
 bench-outage: ## stop Kafka under webhooks and count them (OUTAGE_ARGS="--seconds 60 --rate 200")
 	@tools/environment dev

@@ -223,9 +223,9 @@ class Executor:
 
     # --- outputs ---
 
-    def results(self) -> list[UnpublishedResult]:
-        """Return at most 10,000 results that are not marked as published, oldest first."""
-        return self._journal.unpublished()
+    def results(self, limit: int = 10_000) -> list[UnpublishedResult]:
+        """Return at most `limit` results that are not marked as published, oldest first."""
+        return self._journal.unpublished(limit)
 
     def mark_published(self, results: Iterable[UnpublishedResult]) -> None:
         """Mark results that Kafka confirmed.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from agents.executor import Executor
 from agents.journal import Journal, JournalError, UnpublishedResult
@@ -20,6 +21,8 @@ from schemas.events.control import HaltScope
 from schemas.jobs import Job, JobIssued, JobSuperseded
 
 Results = list[tuple[UnpublishedResult, JobResultedEvent]]
+# Their Macs are decided with them, in one transaction, and senders wait for the same thread.
+_RESULTS_AT_ONCE: Final = 50
 
 
 class Executors:
@@ -163,17 +166,18 @@ class Executors:
     def results(self) -> Iterator[tuple[str, Results]]:
         """Yield (site, results) for each site whose results the store may not have yet.
 
-        The results are at most 10,000 unpublished ones, oldest first, each with its event; the list
-        may be empty.
+        The results are the oldest unpublished ones, at most _RESULTS_AT_ONCE, each with its event.
+        The list may be empty.
         """
         for site in sorted(self._unpublished_sites):
-            unpublished = self._executors[site].results()
+            unpublished = self._executors[site].results(_RESULTS_AT_ONCE)
             yield site, [(item, item.event(f"/drydock/executor/{site}")) for item in unpublished]
 
     def mark_published(self, site: str, results: Results) -> None:
         """Record that the store has these results: `results` does not yield them again."""
         self._executors[site].mark_published([result for result, _ in results])
-        self._unpublished_sites.discard(site)
+        if len(results) < _RESULTS_AT_ONCE:
+            self._unpublished_sites.discard(site)
 
     def _at(self, site: str) -> Executor:
         """Return the executor of a site; open its journal at the first use.

@@ -48,8 +48,8 @@ ADMIN_TOKEN: Final = "admin.token"
 FEED_COPIES: Final = "feeds"
 
 _ADDRESS_RETRY_S: Final = 1.0
-# Macs that are slow to respond must not hold up senders, which wait for the same thread.
-_TICK_BUDGET_S: Final = 1.0
+# Executors must not hold up senders, which wait for the same thread.
+_TICK_BUDGET_S: Final = 0.05
 
 Poll = Callable[[], Coroutine[Any, Any, None]]
 

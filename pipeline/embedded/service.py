@@ -59,6 +59,11 @@ from schemas.jobs import JobIssued, JobSuperseded
 from schemas.queries import MacQuery
 from schemas.results import Outcome
 
+# After a document or a policy all Macs are decided; meanwhile executors act after so many slices.
+_SLICES_TO_ORDERS: Final = 10
+# Jobs and withdrawals that one tick gives to the executors: a sync of the disk for each.
+_SENT_AT_ONCE: Final = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -107,6 +112,7 @@ class Service:
             store, signer, trust, self._committed, sweep_every=sweep_every, fast_paths=fast_paths
         )
         self._unsent_jobs: deque[JobIssued | JobSuperseded] = deque()
+        self._slices = 0
         self._halts_changed = True
         self._halts_until: datetime | None = None
         self.doubts: Sequence[Doubt] = ()
@@ -292,6 +298,9 @@ class Service:
         due = self.reconciler.next_due_at(now)
         if due is not None and due <= now:
             self._writer.advance(now)
+            self._slices += 1
+            if self._slices % _SLICES_TO_ORDERS and self.reconciler.queue.has_due(now):
+                return
         self._send_jobs(now)
         self.executors.tick(now)
         for site, results in self.executors.results():
@@ -411,7 +420,10 @@ class Service:
         return event.data
 
     def _send_jobs(self, now: datetime) -> None:
-        """Give the executors changed halts, then all queued jobs and withdrawals in their order."""
+        """Give the executors changed halts, then queued jobs and withdrawals in their order.
+
+        At most _SENT_AT_ONCE of these: a journal makes each one durable by itself.
+        """
         if self._halts_until is not None and self._halts_until <= now:
             self._halts_changed = True
         if self._halts_changed:
@@ -420,7 +432,7 @@ class Service:
             self._halts_until = min(until, default=None)
             self.executors.set_halts(self.halted_scopes(now))
             self._halts_changed = False
-        while self._unsent_jobs:
+        for _ in range(min(len(self._unsent_jobs), _SENT_AT_ONCE)):
             item = self._unsent_jobs[0]
             if isinstance(item, JobSuperseded):
                 self.executors.supersede(item, now)

@@ -18,7 +18,7 @@ from schemas.dead_letters import DeadLetter, Problem, encode_dead_letter, make_d
 from schemas.envelope import Event, JobIssuedEvent, encode
 from schemas.jobs import Job, JobIssued
 
-SLICE_SIZE: Final = 500
+SLICE_SIZE: Final = 50
 _ORIGIN: Final = "embedded"
 
 

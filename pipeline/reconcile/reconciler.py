@@ -19,7 +19,7 @@ a fold or decision, or nothing of it, and `Changes.rejections` names it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
@@ -42,7 +42,7 @@ from pipeline.state.fleet import Change, Fleet
 from pipeline.trust.identity import identity_problem
 from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.decisions import Decision, DecisionRecord
-from schemas.envelope import DeviceEvent, Event
+from schemas.envelope import AdvisoryEvent, DeviceEvent, Event
 from schemas.fast.report_peek import ReportPeek
 from schemas.signed_payloads import PublicKeys
 
@@ -138,7 +138,11 @@ class Reconciler:
         """
         changes = Changes() if changes is None else changes
         broadcast_udids: dict[str, None] = {}
-        for one in inputs:
+        given = list(inputs)
+        advisories = [one for one in given if isinstance(one.event, AdvisoryEvent)]
+        if len(advisories) > 1 and self._apply_document(advisories, broadcast_udids, changes):
+            given = [one for one in given if not isinstance(one.event, AdvisoryEvent)]
+        for one in given:
             try:
                 problem = self.objection(one.event)
                 if problem is None:
@@ -150,6 +154,31 @@ class Reconciler:
         if broadcast_udids:
             self.queue.add_batch(broadcast_udids)
         return changes
+
+    def _apply_document(
+        self, advisories: Sequence[Input], broadcast_udids: dict[str, None], changes: Changes
+    ) -> bool:
+        """Fold the advisory events of a document as one, and find the Macs that it affects once.
+
+        Returns False, without an effect, if admission rejects one of them or our code raises: then
+        each is folded alone.
+        """
+        before = self.fleet.advisories
+        try:
+            if any(self.objection(one.event) is not None for one in advisories):
+                return False
+            for one in advisories:
+                assert isinstance(one.event, AdvisoryEvent)
+                self.fleet.fold_advisory(one.event)
+            if self.fleet.advisories is not before:
+                change = self.fleet.advisory_change(before)
+                broadcast_udids |= dict.fromkeys(self.affected(change))
+                changes.broadcast["advisories"] = None
+        except Exception:  # noqa: BLE001 - our bug: the event at fault is found one by one
+            self.fleet.advisories = before
+            return False
+        changes.inputs.extend(advisories)
+        return True
 
     def reject_reason(self, event: Event) -> str | None:
         """Return the reason for which admission rejects this event; None if it admits it."""

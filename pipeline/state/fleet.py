@@ -221,10 +221,20 @@ class Fleet:
             self.devices[udid] = forget_report(device)
 
     def _apply_advisory(self, event: AdvisoryEvent) -> Change:
-        before, after = self.advisories, self.advisories.apply(event)
-        self.advisories = after
-        if after is before:
-            return NO_CHANGE
+        before = self.advisories
+        return self.advisory_change(before) if self.fold_advisory(event) else NO_CHANGE
+
+    def fold_advisory(self, event: AdvisoryEvent) -> bool:
+        """Fold an event into the catalogue; return True if it changed.
+
+        The Macs that it affects follow from `advisory_change`, once for all events of a batch.
+        """
+        before, self.advisories = self.advisories, self.advisories.apply(event)
+        return self.advisories is not before
+
+    def advisory_change(self, before: Advisories) -> Change:
+        """Return the change of the catalogue since it was `before`."""
+        after = self.advisories
         # The releases that Macs of every line can run and get offered depend on these.
         if (before.supported_lines, before.newest_major, before.listed_device_ids) != (
             after.supported_lines,

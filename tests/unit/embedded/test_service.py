@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agents.journal import Journal
 from agents.simulated import Faults, SimulatedFleet
 from agents.site_access import SiteAccess
-from pipeline.embedded import control_events
+from pipeline.embedded import control_events, executors
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.service import Service
 from pipeline.embedded.status import read_status
@@ -25,6 +25,7 @@ from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, DecisionRecord, Reason
 from schemas.envelope import JobIssuedEvent, decode
 from schemas.events.control import HaltScope
+from schemas.results import Outcome
 from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
 from tests.factories.sites import (
     APPROVALS_KEY,
@@ -185,6 +186,20 @@ def test_a_release_that_concerns_many_macs_is_decided_in_slices(service: Service
         service.tick(at(1))
     reasons = {reason_of(service, udid) for udid in udids}
     assert reasons == {Reason.JOB_OPEN, Reason.SITE_FULL}
+
+
+def test_all_results_are_stored_although_few_are_taken_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "_RESULTS_AT_ONCE", 1)
+    service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
+    service.accept([critical_release("26.2", "25C56")], (), START)
+    service.accept([osquery_report(f"MAC-{number}", **OLD) for number in range(3)], (), START)
+    while service.next_wake(START) == START:
+        service.tick(START)
+    histories = service.reconciler.fleet.job_histories.values()
+    assert [entry.outcome for (entry,) in histories] == [Outcome.WITHHELD] * 3
+    service.close()
 
 
 def test_marks_lost_with_a_failed_write_are_replaced_by_a_sweep(service: Service) -> None:
