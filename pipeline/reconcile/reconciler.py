@@ -38,7 +38,7 @@ from pipeline.reconcile.last_decision import LastDecision, LastDecisions
 from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.policy_in_force import PolicyInForce
 from pipeline.reconcile.site_capacity import SiteCapacity
-from pipeline.state.fleet import Change, Fleet
+from pipeline.state.fleet import Change, Fleet, merge_changes
 from pipeline.trust.identity import identity_problem
 from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.decisions import Decision, DecisionRecord
@@ -230,9 +230,8 @@ class Reconciler:
         Once all of them are decided, `offsets` are in `Changes.offsets`.
         """
         known = self.fleet.devices
-        self.queue.add_batch(
-            {udid for change in folded for udid in self.affected(change) if udid in known}, offsets
-        )
+        affected = self.affected(merge_changes(folded))
+        self.queue.add_batch({udid for udid in affected if udid in known}, offsets)
 
     # --- deciding ---
 

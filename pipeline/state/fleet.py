@@ -7,7 +7,7 @@ A Mac can have several records: under its UDID, its enrollment id, and `serial:`
 number. The record under the UDID is canonical; `merged_device` joins the others to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -98,6 +98,20 @@ class Change(NamedTuple):
 
 
 NO_CHANGE: Final = Change()
+
+
+def merge_changes(changes: Iterable[Change]) -> Change:
+    """Return one change of the broadcast state that affects the Macs that any of these affects."""
+    udids: dict[str, None] = {}
+    lines: dict[str, OSVersion | None] = {}
+    affects_all = False
+    for change in changes:
+        udids |= dict.fromkeys(change.udids)
+        affects_all = affects_all or change.affects_all
+        for line, upto in change.lines.items():
+            known = lines.get(line, upto)
+            lines[line] = None if known is None or upto is None else max(known, upto)
+    return Change(tuple(udids), lines=lines, affects_all=affects_all)
 
 
 class Broadcast(NamedTuple):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
 from pipeline.reconcile.reconciler import Reconciler
+from pipeline.state.fleet import merge_changes
 from schemas.envelope import Event
 from tests.factories import NOW, RELEASES, policy_changed, release, reported
 from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy_texts, reports
@@ -70,3 +71,17 @@ def test_every_mac_whose_decision_changes_is_reconciled(
         assert changed <= affected
         assert affected <= set(after), "a record that is part of a Mac was affected itself"
         before = after
+
+
+@given(
+    st.randoms(use_true_random=False),
+    policy_texts(),
+    st.lists(advisory_events() | controls(), min_size=1, max_size=6),
+)
+def test_merged_changes_affect_the_macs_of_each_change(
+    rng: random.Random, text: str, events: list[Event]
+) -> None:
+    reconciler = fleet_of(rng, text)
+    changes = [reconciler.fold(event) for event in events]
+    each = {udid for change in changes for udid in reconciler.affected(change)}
+    assert set(reconciler.affected(merge_changes(changes))) == each
