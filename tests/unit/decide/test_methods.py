@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from pipeline.decide.decision import decide
 from pipeline.decide.exposure import exposure
-from pipeline.decide.methods import choose_method
+from pipeline.decide.methods import choose_method, method_rows
 from pipeline.decide.needs.need import Need, target
 from pipeline.decide.needs.update import needs_update
 from pipeline.state.device import to_us
@@ -264,6 +264,16 @@ def test_failure_of_a_declaration_chooses_the_next_method(
     decision = decide(situation(device, rules=policy(**settings)))
     assert decision.method is method
     assert decision.reason is (reason or Reason.SECURITY_UPDATE)
+
+
+def test_method_that_the_macs_report_excludes_is_passed_over_with_the_text() -> None:
+    s = situation(declared("someday new"))
+    update = needs_update(s, exposure(s))
+    assert update is not None
+    assert [(row.method, row.state, row.detail) for row in method_rows(s, update)][::2] == [
+        (Method.DDM, "passed over", "the Mac reported: someday new"),
+        (Method.SOFTWAREUPDATE, "chosen", "softwareupdate on macOS 26.1"),
+    ]
 
 
 def test_full_disk_holds_until_the_mac_reports_its_space_or_for_a_week() -> None:
