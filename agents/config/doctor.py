@@ -1,4 +1,4 @@
-"""Weak settings of MDM servers, as far as they can be seen from outside. Nothing is changed.
+"""Weak settings of MDM servers and SSH logins, as far as they can be seen. Nothing is changed.
 
 | request | the login is right | without a right login |
 | --- | --- | --- |
@@ -17,10 +17,10 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from agents.config.check import secret_problem
+from agents.config.check import file_problem, secret_problem
 from agents.config.file import AgentConfigDocument
 from agents.config.lint import lint
-from agents.config.model import MdmServerConfig, is_loopback
+from agents.config.model import MdmServerConfig, SshConfig, is_loopback
 from agents.config.secrets import SecretError
 from agents.config.servers import ServerConfigError, connect
 from agents.mdm.http import HttpServer, Login, server_time
@@ -42,6 +42,10 @@ _WEBHOOK: Final = (
 _OPEN_PROTOCOL: Final = (
     "KMFDDM's endpoints for Macs can be reached over the network and have no login; let only"
     " NanoMDM reach them"
+)
+_ROOT: Final = (
+    "the key is root on every Mac of the site; limit Remote Login to its account and to this"
+    " machine's address"
 )
 _NO_LOGIN: Final = Login("drydock-doctor", lambda: "not-the-key")
 
@@ -89,6 +93,23 @@ def examine(
         for server in site.mdm_servers:
             for level, message in _server(server, environment, now, transport):
                 yield Check(level, name, server.name, message)
+        if site.ssh is not None:
+            for level, message in _ssh(site.ssh, environment):
+                yield Check(level, name, "ssh", message)
+
+
+def _ssh(config: SshConfig, environment: Mapping[str, str]) -> _Found:
+    """Yield the state of the files and secrets of the login; no Mac is contacted."""
+    paths = (config.key, config.known_hosts, config.certificate)
+    problems = [file_problem(path) for path in paths if path is not None]
+    for problem in problems:
+        if problem is not None:
+            yield Level.ERROR, f"login: {problem}"
+    if weak := weak_permissions(SecretRef(source="file", name=config.key)):
+        yield Level.WARNING, f"key: {weak}"
+    if config.volume_owner is not None:
+        yield from _secret("volume owner", config.volume_owner.password, environment)
+    yield Level.NOTE, _ROOT
 
 
 def _server(

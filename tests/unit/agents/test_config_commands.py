@@ -377,3 +377,24 @@ def test_doctor_exits_1_for_a_server_that_does_not_respond(config: Path) -> None
     }
     assert done.stderr == f"drydock: {config}: 2 warnings or errors\n"
     assert KEY not in done.output
+
+
+def examine_ssh(folder: Path) -> list[str]:
+    text = SSH.replace("/etc/drydock/ssh", str(folder))
+    found = examine(parse_agent_config(text), {"OWNER_PASSWORD": KEY}, lambda: NOW)
+    return [one.line() for one in found if one.level is not Level.NOTE]
+
+
+def test_login_over_ssh_without_a_fault_has_no_warning(tmp_path: Path) -> None:
+    for name in ("key", "known_hosts"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0o600)
+    assert examine_ssh(tmp_path) == []
+
+
+def test_weak_or_missing_file_of_the_login_over_ssh_is_found(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("x")
+    (tmp_path / "key").chmod(0o604)
+    missing, weak = examine_ssh(tmp_path)
+    assert missing == f"london/ssh: error: login: {tmp_path}/known_hosts: No such file or directory"
+    assert weak.startswith("london/ssh: warning: key: ")

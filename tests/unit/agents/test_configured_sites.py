@@ -20,14 +20,21 @@ from agents.configured_sites import (
 )
 from agents.mac import UnreachableError
 from agents.mdm.answers import Finding, FindingKind
+from agents.mdm.mac import MdmMacs
 from agents.mdm.metrics import MdmMetrics
 from agents.preflight import Limits
+from agents.ssh.mac import SshMacs
 from runtime.secret_refs import SecretRef
 from schemas.jobs import Action, Job, Method
 from tests.configured_world import CONFIG, ENVIRONMENT, open_sites
 from tests.factories.sites import START, a_job, an_erasing_job
 from tests.fake_mdm import SECRETS, FakeMdm
 
+WITH_SSH = (
+    CONFIG.replace("startosinstall", "softwareupdate")
+    + "    ssh: {user: root, key: /key, known_hosts: /hosts, addresses: {C02MAC-1: 127.0.0.1}}\n"
+)
+OVER_SSH = a_job(serial="C02MAC-1")
 DDM = a_job(method=Method.DDM, serial="C02MAC-1")
 PERMISSIONS = SitePermissions(parse_agent_config(CONFIG).config.sites["london"])
 JOBS = {
@@ -84,6 +91,23 @@ def test_order_reaches_the_configured_servers(tmp_path: Path) -> None:
         "DeclarativeManagement"
     ]
     assert len(mdm.enrollment_sets["MAC-1"]) == 1
+
+
+def test_method_has_its_own_way_to_the_mac(tmp_path: Path) -> None:
+    with closing(open_sites(tmp_path, FakeMdm(START), WITH_SSH)) as sites:
+        access = sites.access("london")
+        assert access is not None
+        assert access.refusal(OVER_SSH) is None
+        assert isinstance(access.mac_for(OVER_SSH), SshMacs)
+        assert isinstance(access.mac_for(DDM), MdmMacs)
+
+
+def test_order_over_ssh_leaves_nothing_to_withdraw(tmp_path: Path) -> None:
+    with closing(open_sites(tmp_path, FakeMdm(START), WITH_SSH)) as sites:
+        access = sites.access("london")
+        assert access is not None
+        assert access.withdraw_order is not None
+        assert access.withdraw_order(OVER_SSH, "order") == ""
 
 
 def test_answer_names_the_mac_whose_jobs_are_due(tmp_path: Path) -> None:
