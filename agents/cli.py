@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agents.config.commands import check, doctor, read_config
+from agents.config.commands import check, doctor, read_config, try_mac
 from runtime.command_output import fail
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def _access(simulate: str | None) -> "tuple[SiteAccess | None, Clock]":
 
 
 app.command()(check)
+app.command("try")(try_mac)
 app.command()(doctor)
 
 

@@ -1,4 +1,4 @@
-"""The commands `check` and `doctor`, of `drydock-agent` and of `drydock`."""
+"""The commands `check`, `try` and `doctor`, of `drydock-agent` and of `drydock`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,6 +72,47 @@ def doctor(
         emit(json.dumps(row, ensure_ascii=False) if as_json else found.line())
     if bad:
         fail_attention(f"{config}: {_count(bad, 'warning or error', 'warnings or errors')}")
+
+
+def try_mac(
+    serial: Annotated[str, typer.Argument(help="The serial number of the Mac.")],
+    config: Annotated[Path, typer.Option(help="The configuration of sites, a YAML file.")],
+    site: Annotated[str | None, typer.Option(help="The site; default: the only one.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write the outputs of its tools here, without names and numbers."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read the state of one Mac over SSH, as before an order. Changes nothing on it.
+
+    Exit 0: it responded; 1: it did not, or another Mac did; 2: unreadable configuration, no SSH.
+    """
+    import json
+
+    from agents.config.try_mac import OtherMacError, read_mac
+    from agents.mac import UnreachableError
+    from agents.ssh.facts_table import facts_table, redacted
+    from agents.ssh.report import UnreadableReportError
+
+    sites = read_config(config, as_json=as_json).config.sites
+    chosen = sites.get(site) if site else next(iter(sites.values())) if len(sites) == 1 else None
+    if chosen is None or chosen.ssh is None:
+        fail(f"{config}: choose a site that has `ssh` with --site: {', '.join(sites)}")
+    try:
+        report = read_mac(chosen.ssh, serial.upper())
+    except (UnreachableError, UnreadableReportError, OtherMacError) as error:
+        fail_attention(str(error))
+    for fact in facts_table(report):
+        row = {"kind": "fact", **fact._asdict()}
+        emit(json.dumps(row, ensure_ascii=False) if as_json else f"{fact.name}: {fact.value}")
+    if save is not None:
+        owner = chosen.ssh.volume_owner
+        names = frozenset({chosen.ssh.user, owner.user if owner else ""})
+        try:
+            save.write_text(json.dumps(redacted(report, names), indent=1) + "\n", "utf-8")
+        except OSError as error:
+            fail(f"cannot write {save}: {error.strerror or error}")
 
 
 def read_config(file: Path, *, as_json: bool = False) -> "AgentConfigDocument":

@@ -26,6 +26,25 @@ def open_ssh(
     Keys and passwords are read for each connection, so new ones need no restart. `paths` replaces
     the places on the Macs.
     """
+    owner = config.volume_owner
+    volume_owner = None
+    if owner is not None:
+        password = partial(_password, owner.password, environment)
+        volume_owner = VolumeOwner(owner.user, password)
+    return SshMacs(
+        partial(connect, config),
+        now=now,
+        volume_owner=volume_owner,
+        notice_s=config.notice_minutes * 60,
+        paths=paths or paths_of(config),
+    )
+
+
+def connect(config: SshConfig, serial: str) -> SshConnection:
+    """Return the way to the Mac with a serial number; nothing is connected yet.
+
+    Raises NotConnectedError if the configuration has no address of it.
+    """
     login = Login(
         config.user,
         Path(config.key),
@@ -33,22 +52,12 @@ def open_ssh(
         None if config.certificate is None else Path(config.certificate),
     )
     timeouts = Timeouts(config.connect_timeout_s, config.command_timeout_s)
+    return SshConnection(address_of(config, serial), config.port, login, timeouts)
 
-    def connect(serial: str) -> SshConnection:
-        return SshConnection(address_of(config, serial), config.port, login, timeouts)
 
-    owner = config.volume_owner
-    volume_owner = None
-    if owner is not None:
-        password = partial(_password, owner.password, environment)
-        volume_owner = VolumeOwner(owner.user, password)
-    return SshMacs(
-        connect,
-        now=now,
-        volume_owner=volume_owner,
-        notice_s=config.notice_minutes * 60,
-        paths=paths or (MacPaths(root_command=()) if config.user == "root" else MacPaths()),
-    )
+def paths_of(config: SshConfig) -> MacPaths:
+    """Return the places on the Macs."""
+    return MacPaths(root_command=()) if config.user == "root" else MacPaths()
 
 
 def address_of(config: SshConfig, serial: str) -> str:

@@ -90,6 +90,15 @@ class MacBench:
         (listing / "exit").write_text(f"0 {now}\n")
 
     @property
+    def paths(self) -> MacPaths:
+        """The places on the Mac."""
+        return MacPaths(
+            root_command=(),
+            commands=f"{self.folder / 'bin'}:/usr/bin:/bin:/usr/sbin:/sbin",
+            tasks=str(self.tasks),
+        )
+
+    @property
     def tasks(self) -> Path:
         """The folder of all tasks on the Mac."""
         return self.folder / "Drydock tasks"
@@ -115,18 +124,13 @@ class MacBench:
         self, password: str | None = PASSWORD, notice_s: int = 0, silence_s: int = 60
     ) -> SshMacs:
         """Return the executor's form of this Mac. `password` None: none can be read."""
-        paths = MacPaths(
-            root_command=(),
-            commands=f"{self.folder / 'bin'}:/usr/bin:/bin:/usr/sbin:/sbin",
-            tasks=str(self.tasks),
-        )
         return SshMacs(
             lambda _: self.connection(),
             now=lambda: datetime.now(UTC),
             volume_owner=VolumeOwner("itadmin", lambda: password),
             notice_s=notice_s,
             silence_s=silence_s,
-            paths=paths,
+            paths=self.paths,
         )
 
 

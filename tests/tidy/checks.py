@@ -132,6 +132,7 @@ PURE: Final = (
     "agents.mdm.observation",
     "agents.mdm.status_report",
     "agents.preflight",
+    "agents.ssh.facts_table",
     "agents.ssh.listing",
     "agents.ssh.mac_facts",
     "agents.ssh.observation",
