@@ -114,6 +114,9 @@ class SshMacs:
             if error.obstacle is None:
                 raise
             return Ack.refused(error.obstacle.error_code, error.obstacle.detail)
+        order = report.order(job.job_id, attempt, step)
+        if order is not None and order.has_begun:
+            return Ack.accepted()
         command = self._command(report, job)
         if isinstance(command, Ack):
             return command

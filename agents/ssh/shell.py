@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
-from agents.ssh.connection import Output, SshConnection
+from agents.mac import Obstacle
+from agents.ssh.connection import NotConnectedError, Output, SshConnection
 from agents.ssh.report import Report, parse_report
+from schemas.ids import clean_text
+from schemas.results import ErrorCode
 
 _SCRIPTS: Final = files("agents.ssh") / "scripts"
 # Longer than it takes launchd to start the runner.
@@ -52,10 +55,15 @@ class MacShell:
         """Return the facts of the Mac and the tasks of a job.
 
         `volume_owner` is the account that authorizes installations, "" without one. Raises
-        UnreadableReportError, and UnreachableError as `SshConnection.run`.
+        UnreadableReportError, and UnreachableError as `SshConnection.run`, with an obstacle if the
+        account may not run commands as root.
         """
         enrollment = "yes" if with_enrollment else "no"
         output = self._run("report.sh", self._paths.tasks, job_id, volume_owner, enrollment)
+        if output.exit_status != 0 and not output.stdout:
+            # As of sudo, which asks for a password.
+            detail = f"no root shell on the Mac: {clean_text(output.stderr)}"[:200]
+            raise NotConnectedError(detail, Obstacle(ErrorCode.SSH_LOGIN_REFUSED, detail))
         return parse_report(output.stdout)
 
     def begin(self, task: str, command: Command, *, until_end: bool = False) -> Output:
@@ -73,7 +81,7 @@ class MacShell:
         ]
         job = plistlib.dumps(
             {
-                "Label": f"io.drydock.{task}.{token}",
+                "Label": f"drydock.{task}.{token}",
                 "ProgramArguments": runner_argv,
                 "EnvironmentVariables": self._environment(),
                 "RunAtLoad": True,

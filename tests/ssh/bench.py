@@ -53,6 +53,7 @@ class MacBench:
     server: Sshd
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(connect_s=20, command_s=40))
     port: int | None = None
+    root_command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         programs = self.folder / "bin"
@@ -93,7 +94,7 @@ class MacBench:
     def paths(self) -> MacPaths:
         """The places on the Mac."""
         return MacPaths(
-            root_command=(),
+            root_command=self.root_command,
             commands=f"{self.folder / 'bin'}:/usr/bin:/bin:/usr/sbin:/sbin",
             tasks=str(self.tasks),
         )

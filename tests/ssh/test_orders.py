@@ -1,5 +1,6 @@
 """Orders to a Mac with a real OpenSSH server: updates, renewals, and each refusal of the tools."""
 
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -80,6 +81,14 @@ def test_order_that_is_given_again_does_not_run_again(bench: MacBench) -> None:
     assert bench.macs().act("install", UPDATE, 1).kind is AckKind.ACCEPTED
     time.sleep(0.5)
     assert len(bench.lines("installs")) == 1
+
+
+def test_order_that_has_begun_needs_no_listing(bench: MacBench) -> None:
+    bench.offer_updates()
+    bench.macs().act("install", UPDATE, 1)
+    shutil.rmtree(bench.tasks / f"{UPDATE.job_id}.list.1")
+    assert bench.macs().act("install", UPDATE, 1).kind is AckKind.ACCEPTED
+    assert bench.lines("listings") == []
 
 
 def test_intel_mac_gets_no_password(bench: MacBench) -> None:
@@ -215,6 +224,15 @@ def test_another_mac_at_the_address_gets_no_order(bench: MacBench) -> None:
     ack = bench.macs().act("install", UPDATE, 1)
     assert (ack.kind, ack.error_code) == (AckKind.REFUSED, ErrorCode.WRONG_DEVICE)
     assert bench.lines("installs") == []
+
+
+def test_account_without_roots_rights_is_named(bench: MacBench) -> None:
+    refuses = "echo 'sudo: a password is required' >&2; exit 1"
+    bench.root_command = ("sh", "-c", refuses)
+    with pytest.raises(UnreachableError, match="a password is required") as caught:
+        bench.macs().look(UPDATE)
+    assert caught.value.obstacle is not None
+    assert caught.value.obstacle.error_code is ErrorCode.SSH_LOGIN_REFUSED
 
 
 def test_job_without_a_serial_number_is_refused(bench: MacBench) -> None:
