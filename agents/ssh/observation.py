@@ -11,6 +11,7 @@ from agents.ssh.mac_facts import (
     parse_generated_uid,
     parse_installer_running,
     parse_power,
+    parse_serial,
     parse_system,
     parse_user_logged_in,
     parse_volume_owners,
@@ -47,6 +48,7 @@ def observation(report: Report, job: Job, now: datetime, *, has_password: bool) 
         volume_owner=_volume_owner(report, apple_silicon, has_password=has_password),
         marks=report.marks,
         busy=_is_busy(report, job, order, now),
+        serial=parse_serial(facts.get("serial", "")),
         progress=order_progress(order, boot_at, report.clock),
     )
 

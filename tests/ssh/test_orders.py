@@ -38,7 +38,7 @@ def has_failed(seen: Observation) -> bool:
 def test_mac_is_observed(bench: MacBench) -> None:
     seen = look(bench.macs())
     assert seen.os_version == parse_os_version("26.6")
-    assert (str(seen.build), seen.apple_silicon) == ("25G72", True)
+    assert (str(seen.build), seen.apple_silicon, seen.serial) == ("25G72", True, SERIAL)
     assert seen.free_disk_gb == pytest.approx(64.0)
     assert (seen.on_ac_power, seen.volume_owner, seen.busy) == (True, True, False)
     assert seen.boot_at is not None
