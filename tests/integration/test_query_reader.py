@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,7 @@ class Agent:
 
     def __init__(self, bootstrap: str, site: str, budget: dict[str, int]) -> None:
         self.sent: list[str] = []
+        self.minutes: Counter[datetime] = Counter()
         self.outcomes: list[QueryOutcome] = []
         self.may_send = threading.Event()
         self.may_send.set()
@@ -52,6 +54,7 @@ class Agent:
     def _send(self, query: MacQuery) -> QueryOutcome:
         self.may_send.wait(LIMIT_S)
         self.sent.append(query.udid)
+        self.minutes[now().replace(second=0, microsecond=0)] += 1
         return QueryOutcome.SENT
 
     def stop(self) -> None:
@@ -156,5 +159,9 @@ def test_budget_holds_and_the_rest_waits(kafka: KafkaCluster, publish: Callable[
     publish(site, *(a_query(f"M{number}", site) for number in range(20)))
     with running(kafka.bootstrap, site, {"main": 3}) as agent:
         wait_until(lambda: len(agent.sent) >= 3, LIMIT_S, "no Mac is queried")
-        wait_until(lambda: len(agent.sent) + agent.sender.waiting() == 20, LIMIT_S, "queries lost")
-        assert len(agent.sent) <= 6  # the minute can end meanwhile
+        # At least: after a rebalance the last records are read again.
+        wait_until(
+            lambda: len({*agent.sent}) + agent.sender.waiting() >= 20, LIMIT_S, "queries lost"
+        )
+        # A query can be popped in one minute and sent in the next.
+        assert sum(agent.minutes.values()) <= 3 * (len(agent.minutes) + 1)

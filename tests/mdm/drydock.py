@@ -220,7 +220,7 @@ class OnKafka:
 
     def accept(self, event: CloudEvent) -> None:
         """Post the event to the gateway."""
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(trust_env=False, timeout=60) as http:
             _post_event(http, self.gateway, event)
 
     def outcome(self) -> RunOutcome:
@@ -230,7 +230,7 @@ class OnKafka:
 
     def pages(self) -> dict[str, bytes]:
         """Return the pages of the metrics; the logs are files."""
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(trust_env=False, timeout=60) as http:
             return {
                 f"metrics of {name}": http.get(f"http://{at}/metrics").raise_for_status().content
                 for name, at in self.listeners.items()
