@@ -1,7 +1,7 @@
 """Folds events into the fleet: all of a fold, or nothing of it if our code raises."""
 
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 from pipeline.policy.file import read_policy
 from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange
@@ -18,9 +18,9 @@ from schemas.envelope import (
     DeviceEvent,
     Event,
     InventoryEvent,
+    JobEvent,
     JobIssuedEvent,
     JobResultedEvent,
-    JobSupersededEvent,
     PolicyChangedEvent,
     encode,
 )
@@ -28,8 +28,7 @@ from schemas.fast.report_peek import ReportPeek
 from schemas.results import Outcome
 from schemas.routing import event_key
 
-JobEvent = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
-_OneMacEvent = DeviceEvent | JobEvent
+_EVENTS_OF_ONE_MAC: Final = frozenset((*get_args(DeviceEvent), *get_args(JobEvent)))
 
 
 class _Saved(NamedTuple):
@@ -157,14 +156,14 @@ class Folding:
         """
         if type(event) is InventoryEvent:
             return self._fleet.apply(event), ()
-        if isinstance(event, PolicyChangedEvent):
-            read_policy(event.data.text)
-        elif isinstance(event, JobEvent):
+        if isinstance(event, JobEvent):
             udid = event_key(event)
             histories = self._fleet.job_histories
             before = histories.get(udid, ())
             change = self._fleet.apply(event)
             return change, self._capacity.count_changes(udid, before, histories.get(udid, ()))
+        if isinstance(event, PolicyChangedEvent):
+            read_policy(event.data.text)
         return self._fleet.apply(event), ()
 
     def _count_failures(self, event: Event, change: Change) -> tuple[str, ...]:
@@ -187,7 +186,7 @@ class Folding:
             key,
             fleet.devices.get(key),
             fleet.job_histories.get(key, ()),
-            None if isinstance(event, _OneMacEvent) else fleet.copy_broadcast(),
+            None if type(event) in _EVENTS_OF_ONE_MAC else fleet.copy_broadcast(),
         )
 
     def _roll_back(self, event: Event, saved: _Saved) -> None:
@@ -211,14 +210,14 @@ class Folding:
 
     def _note_changes(self, event: Event, raw: bytes, saved: _Saved, changes: Changes) -> None:
         """Add to `changes` all that the fold of an event changed."""
-        if isinstance(event, DeviceEvent):
+        if isinstance(event, JobEvent):
+            self._note_job(event, raw, saved, changes)
+        elif isinstance(event, DeviceEvent):
             key, before = saved.key, saved.device
             after = self._fleet.devices.get(key)
             # Rows lack the data that recognises a duplicate: equal devices may differ in it.
             if after is not None and after is not before and after != before:
                 (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
-        elif isinstance(event, JobEvent):
-            self._note_job(event, raw, saved, changes)
         else:
             changes.broadcast[_broadcast_part(event)] = None
 

@@ -41,8 +41,8 @@ from schemas.envelope import (
     HaltSetEvent,
     IdentitySettledEvent,
     InventoryEvent,
+    JobEvent,
     JobIssuedEvent,
-    JobResultedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
     TokenUpdatedEvent,
@@ -153,10 +153,10 @@ class Fleet:
         apply = _FOLDS.get(type(event))
         if apply is not None:
             return self._apply_device(event, apply)  # type: ignore[arg-type]
+        if isinstance(event, JobEvent):
+            return self._apply_job(event)
         if isinstance(event, _ADVISORIES):
             return self._apply_advisory(event)
-        if isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
-            return self._apply_job(event)
         return self._apply_control(event)  # type: ignore[arg-type]
 
     def remember(self, event: InventoryEvent, peek: ReportPeek) -> None:
@@ -258,7 +258,7 @@ class Fleet:
             return Change(affects_all=True)
         return Change(lines=changed_lines(before, after))
 
-    def _apply_job(self, event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> Change:
+    def _apply_job(self, event: JobEvent) -> Change:
         if isinstance(event, JobIssuedEvent):
             udid = event.data.job.udid
             old = self.job_histories.get(udid, ())

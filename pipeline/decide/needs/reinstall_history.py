@@ -7,22 +7,16 @@ from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.jobs import Action
 from schemas.results import ErrorCode, Outcome
 
+_REINSTALLS: Final = (Action.REINSTALL, Action.REIMAGE)
 _BY_TIME_ALONE: Final = frozenset({ErrorCode.NO_REPORT, ErrorCode.NOTHING_HAPPENED})
 
 
 def last_reinstall(s: Situation) -> JobEntry | None:
     """Return the newest reinstall or reimage that succeeded; None if there is none."""
-    if not s.job_history:
-        return None
-    return next(
-        (
-            entry
-            for entry in reversed(s.job_history)
-            if entry.action in (Action.REINSTALL, Action.REIMAGE)
-            and entry.outcome is Outcome.SUCCEEDED
-        ),
-        None,
-    )
+    for entry in reversed(s.job_history):
+        if entry.outcome is Outcome.SUCCEEDED and entry.action in _REINSTALLS:
+            return entry
+    return None
 
 
 def is_unheard(s: Situation, entry: JobEntry) -> bool:
