@@ -31,6 +31,7 @@ from schemas.envelope import (
     Event,
 )
 from schemas.findings import FindingCode
+from schemas.ids import is_real_serial
 from schemas.jobs import Action, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode, Outcome
@@ -143,7 +144,8 @@ def reports(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
         fields = consistent(fields)
     udid = draw(st.sampled_from([*udids, None]))
     if udid is None:
-        fields["serial"] = draw(st.sampled_from(SERIALS))
+        # A record under a placeholder alone is refused.
+        fields["serial"] = draw(st.sampled_from(list(filter(is_real_serial, SERIALS))))
     return make.reported(udid, draw(times()), draw(st.sampled_from(SOURCES)), **fields)
 
 

@@ -604,7 +604,13 @@ def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion 
             getattr(old.get(one), "device_ids", None) != getattr(new.get(one), "device_ids", None)
             for one in differ
         )
-        is_limited = old and new and max(old) == max(new) and not lists_differ
+        newest = before.newest_of_line.get(line)
+        is_limited = (
+            newest is not None
+            and newest == after.newest_of_line.get(line)
+            and max(old) == max(new)
+            and not lists_differ
+        )
         changed[line] = max(differ) if is_limited else None
     return changed
 
