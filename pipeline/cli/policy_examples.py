@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 
 from pipeline.cli.event_files import read_events
 from pipeline.cli.explanation import decision_line
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import emit, fail
 from pipeline.decide.batch import decide_all, fold_events, is_known_at
 from pipeline.ingest.redaction import Redactor
@@ -156,19 +157,20 @@ class _Run:
         if example.mac is not None:
             events.append(example.mac.event(now))
         known = (event for event in events if is_known_at(event, now))
-        decisions = list(decide_all(fold_events(known), policy, now))
+        found = decide_all(fold_events(known), policy, now, fast_paths=fast_paths_wanted())
+        decisions = list(found)
         decision = self._chosen(index, example, decisions)
         if decision is None:
             return None
-        found = []
+        differing = []
         for one in differences(example.expect, decision):
             path: YamlPath = ("examples", index, "expect", one.field)
             message = f"expected {one.expected}, decided {one.decided}"
             location = locate(self.root, path).location
             problem = Problem(*location, f"{example.name}: {one.field}", message)
-            found.append((problem, one))
+            differing.append((problem, one))
         location = locate(self.root, ("examples", index)).location
-        return Compared(example, location, decision, tuple(found))
+        return Compared(example, location, decision, tuple(differing))
 
     def _chosen(self, index: int, example: Example, decisions: list[Decision]) -> Decision | None:
         """Return the decision for the example's Mac; None, with a problem, if there is none."""
