@@ -237,6 +237,7 @@ def policy_texts() -> st.SearchStrategy[str]:
         [
             make.POLICY_TEXT,
             make.POLICY_TEXT + "upgrades: {to: '26'}\n",
+            make.POLICY_TEXT + "upgrades: {deferral: 150d}\nloans: {system: newest}\n",
             make.POLICY_TEXT + "windows: [{from: '22:00', to: '04:00'}]\n",
             make.POLICY_TEXT + "upgrades: {supported_lines: ['26', '15']}\n",
             make.POLICY_TEXT + "deadlines: {high: 1d, low: 2d, routine: 2d, medium: 2d}\n",

@@ -109,10 +109,11 @@ def deadline_of(s: Situation, due_us: int | None) -> int | None:
     It is later if the Mac enrolled so recently that the policy's `after_enrollment` has not ended:
     a new Mac is not forced to restart on its first day.
     """
-    grace, enrolled_us = s.policy.deadlines.after_enrollment, s.device.checkins[AUTHENTICATED]
-    if due_us is None or not grace or not enrolled_us:
+    grace = s.policy.deadlines.after_enrollment
+    if due_us is None or not grace:
         return due_us
-    return max(due_us, enrolled_us + duration_us(grace))
+    enrolled_us = s.device.checkins[AUTHENTICATED]
+    return max(due_us, enrolled_us + duration_us(grace)) if enrolled_us else due_us
 
 
 def due_us(release: Release, deadlines: Deadlines) -> int:

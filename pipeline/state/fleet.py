@@ -69,6 +69,7 @@ _FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] =
     DdmStatusEvent: fold.apply_ddm_status,
 }
 _OS_VERSION: Final = INDEX["os_version"]
+_LOAN_RETURNED: Final = INDEX["loan_returned_at"]
 _ADVISORIES: Final = (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
@@ -140,6 +141,7 @@ class Fleet:
         self._resets: dict[str, tuple[int, AttemptsReset]] = {}
         # The inner dicts are sets in order of insertion, so that every run iterates alike.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
+        self._loan_units: dict[str, None] = {}
         self._identities = Identities(self.devices)
 
     # --- folding ---
@@ -354,7 +356,7 @@ class Fleet:
     def put(self, device: Device) -> None:
         """Store a record under `device.udid` in place of the old one, and update the indexes.
 
-        The indexes are by OS version, serial number and enrollment id.
+        The indexes are by OS version, serial number and enrollment id, and of the loan units.
         """
         udid, values = device.udid, device.values
         old = self.devices.get(udid)
@@ -367,6 +369,10 @@ class Fleet:
                 known = self._by_version[version] = {}
             known[udid] = None
         self.devices[udid] = device
+        if values[_LOAN_RETURNED] is not None:
+            self._loan_units[udid] = None
+        elif self._loan_units:
+            self._loan_units.pop(udid, None)
         self._identities.add(old, device)
 
     # --- undoing a fold that raised ---
@@ -410,6 +416,7 @@ class Fleet:
         udid = device.udid
         del self.devices[udid]
         self._by_version.get(device.os_version, {}).pop(udid, None)
+        self._loan_units.pop(udid, None)
         self._identities.remove(device)
 
     # --- queries ---
@@ -475,8 +482,9 @@ class Fleet:
         None for none. A change of a line's advisories concerns the Macs on the line: up to the
         newest changed version on a supported line, else all. If the line is supported or is
         `upgrades_to`, it also concerns all Macs on unsupported lines; if it is `upgrades_to`, all
-        Macs on other lines. A Mac without a record is left out, and one without a known version is
-        not concerned by a line.
+        Macs on other lines. Any change of a line concerns each loan unit, which is erased with a
+        release of its own line or of a newer one. A Mac without a record is left out, and another
+        one without a known version is not concerned by a line.
         """
         if change.affects_all:
             # A Mac that was forgotten is none of `macs`, but its decision changes.
@@ -497,6 +505,7 @@ class Fleet:
                 moved = upgrades_to in change.lines and version.line != upgrades_to
                 if concerned or moved or (movable and not supports):
                     found.update(dict.fromkeys(udids))
+            found.update(self._loan_units)
         # Skip a Mac that never reported, although a job or an approval names it.
         return sorted({self.canonical_udid(udid) or udid for udid in found if udid in self.devices})
 

@@ -44,6 +44,8 @@ def fleet_of(rng: random.Random, text: str) -> Reconciler:
             "device_id": rng.choice([MODELS[model], None]),
             "site": "london",
         }
+        if rng.random() < 0.2:
+            facts["loan_returned_at"] = NOW - timedelta(days=20)
         when = NOW - timedelta(hours=rng.randrange(1, 400))
         if rng.random() < 0.7:
             reconciler.fold(reported(f"UDID-{number}", when, serial=serial, **facts))
