@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from pipeline.ingest.sources import FEED_DIFFS, HMAC_KEYS
-from pipeline.trust.senders import ADVISORIES, SCOPES, event_types
+from pipeline.trust.senders import ADVISORIES, MDM_KINDS, SCOPES, event_types
 from runtime.located_yaml import Located
 from runtime.secret_refs import SecretRef
 from runtime.yaml_model import StrictModel, YamlFileError, read_model
@@ -85,6 +85,17 @@ class SenderConfig(StrictModel):
         """Return the value unchanged. Raises ValueError if the kind reports on no Macs."""
         if value and info.data.get("kind") in _WITHOUT_MACS:
             raise ValueError("this kind reports on no Macs")
+        return value
+
+    @field_validator("device_tokens")
+    @classmethod
+    def _kind_is_of_macs(cls, value: tuple[SecretRef, ...], info: Any) -> tuple[SecretRef, ...]:
+        """Return the secrets unchanged. Raises ValueError for an MDM server.
+
+        A Mac must not state its own enrollment.
+        """
+        if value and info.data.get("kind") in MDM_KINDS:
+            raise ValueError("an MDM server has one login; its Macs report through it")
         return value
 
     @model_validator(mode="after")

@@ -99,6 +99,11 @@ PROBLEMS = {
     "literal secret": ("[env:MASTER]", "[hunter2hunter2]", "line 14"),
     "no secret": ("    device_tokens: [env:MASTER]\n", "", "has no secret"),
     "hmac of another kind": ("device_tokens:", "hmac_keys:", "only requests of nanomdm are signed"),
+    "tokens of an MDM server": (
+        "secrets: [env:MDM_SECRET]",
+        "device_tokens: [env:MDM_SECRET]",
+        "an MDM server has one login",
+    ),
     "three secrets": (
         "secrets: [env:MDM_SECRET]",
         "secrets: [env:A, env:B, env:C]",
