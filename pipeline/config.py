@@ -6,8 +6,10 @@ from pydantic import Field, SecretStr, create_model
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.ingest.sources import HMAC_KEYS, SECRET_SETTINGS
+from pipeline.trust.stamps import Stamps
 
 _MIB: Final = 1024 * 1024
+_SHORTEST_STAMP_KEY: Final = 16
 Secret = Annotated[SecretStr, Field(min_length=8)]
 
 if TYPE_CHECKING:
@@ -111,6 +113,32 @@ class FeedsSettings(BaseSettings):
     max_bytes: Annotated[int, Field(ge=1024)] = 32 * _MIB
     group: Annotated[str, Field(min_length=1, max_length=200)] = "drydock-feeds"
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 30.0
+
+
+class StampSettings(BaseSettings):
+    """Keys of the stamps of events: gateways, feeds and workers share DRYDOCK_STAMP_KEYS.
+
+    The keys are separated by commas; the first one stamps, all are accepted.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DRYDOCK_", extra="ignore")
+
+    stamp_keys: SecretStr | None = None
+
+
+def read_stamps() -> Stamps:
+    """Return the keys of the stamps, from the environment.
+
+    Raises ValueError if there is none, or one has less than 16 characters.
+    """
+    found = StampSettings().stamp_keys
+    keys = [] if found is None else [one.strip() for one in found.get_secret_value().split(",")]
+    if not keys or any(len(one) < _SHORTEST_STAMP_KEY for one in keys):
+        raise ValueError(
+            f"DRYDOCK_STAMP_KEYS needs a key of at least {_SHORTEST_STAMP_KEY} characters, the same"
+            " for gateways, feeds and workers (`openssl rand -hex 32` makes one)"
+        )
+    return Stamps([one.encode() for one in keys])
 
 
 class WorkerSettings(BaseSettings):

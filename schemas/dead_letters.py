@@ -32,6 +32,7 @@ class DeadLetterCode(StrEnum):
     UNREADABLE = "unreadable"
     FORBIDDEN = "forbidden"
     BAD_IDENTITY = "bad_identity"
+    UNSTAMPED = "unstamped"
     BUG = "bug"
 
 

@@ -229,6 +229,9 @@ TOPICS: Final = (
     DEAD_LETTERS,
 )
 
+# Only gateways and feeds write them; each event has their stamp.
+INPUT_TOPICS: Final = (INVENTORY, CHECKINS, ADVISORIES)
+
 # Topics with the state of Drydock's own processes. They are not part of the contract and not
 # published, but they are created and monitored like the others.
 ATTEMPTS: Final = Topic(

@@ -29,7 +29,7 @@ def main(
     sink: Annotated[
         str | None,
         typer.Option(
-            help="Destination of the Macs' events: kafka://HOST:PORT, or the URL of a gateway"
+            help="Destination of the Macs' events: the URL of a gateway"
             " (events to /v1/events, MDM messages as NanoMDM's webhooks to /webhooks/nanomdm)."
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""Sinks for the events of simulated Macs: Kafka topics, or a gateway over HTTP."""
+"""The sink for the events of simulated Macs: a gateway over HTTP."""
 
 import base64
 import http.client
@@ -8,11 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from kafka import KafkaProducer  # type: ignore[import-untyped]
-from kafka.errors import KafkaError  # type: ignore[import-untyped]
-
 from agents.simulated.fleet_server import Sink, SinkError
-from runtime.kafka import KafkaConnection
 from schemas.envelope import (
     AdvisoryEvent,
     AuthenticatedEvent,
@@ -20,51 +16,22 @@ from schemas.envelope import (
     CheckedOutEvent,
     CommandReportedEvent,
     DeviceEvent,
-    InventoryEvent,
     TokenUpdatedEvent,
     encode,
 )
-from schemas.topics import CHECKINS, INVENTORY
 
 _TIMEOUT_S: Final = 30.0
 _OK: Final = 200
 
 
 def sink_for(where: str, secret: str | None) -> Sink:
-    """Return the sink for `kafka://HOST:PORT,...` or `http://HOST:PORT`.
+    """Return the sink for `http://HOST:PORT`, the URL of a gateway.
 
-    `secret` is for a gateway; None sends no secret. Raises ValueError for another form.
+    None sends no secret. Raises ValueError for another form.
     """
-    if where.startswith("kafka://"):
-        return KafkaSink(where.removeprefix("kafka://"))
     if where.startswith("http://"):
         return GatewaySink(where, secret)
-    raise ValueError(f"{where!r} is neither kafka:// nor http://")
-
-
-class KafkaSink:
-    """Sink that publishes each event to its topic with the UDID as key, and waits for Kafka."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._options = KafkaConnection(bootstrap=bootstrap).producer_options()
-        self._producer: Any = None
-
-    def __call__(self, events: Sequence[DeviceEvent]) -> None:
-        """Publish events. Raises SinkError if any of them is not confirmed."""
-        try:
-            if self._producer is None:
-                self._producer = KafkaProducer(**self._options)
-            sent = [
-                self._producer.send(_topic(event), key=event.subject.encode(), value=encode(event))
-                for event in events
-            ]
-            for each in sent:
-                each.get(timeout=_TIMEOUT_S)
-        except (KafkaError, AssertionError) as error:
-            if self._producer is not None:
-                self._producer.close(timeout=0)
-                self._producer = None
-            raise SinkError(str(error)) from error
+    raise ValueError(f"{where!r} is not http://")
 
 
 class GatewaySink:
@@ -218,7 +185,3 @@ _MESSAGES: Final[tuple[tuple[type[Any], Callable[[Any], _Made]], ...]] = (
     (BootstrapTokenEvent, _escrow),
     (CommandReportedEvent, _command_report),
 )
-
-
-def _topic(event: DeviceEvent) -> str:
-    return INVENTORY.name if isinstance(event, InventoryEvent) else CHECKINS.name

@@ -65,6 +65,7 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     one stays in force. The state of each feed is in Kafka; the data directory only saves downloads.
     Settings: DRYDOCK_FEEDS_*, docs/operations.md.
     """
+    from pipeline.config import read_stamps
     from pipeline.feeds.service import FeedsPlan, poll_once, serve
     from pipeline.feeds.state_store import FeedStateStoreError
     from runtime.kafka import SettingsError, kafka_settings
@@ -77,7 +78,10 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     settings = _settings({"sofa": sofa, "gdmf": gdmf, "kev": kev, "interval_s": interval})
     try:
         plan = FeedsPlan(
-            data_dir, None if listen is None else Listen.parse(listen), kafka_settings(bootstrap)
+            data_dir,
+            None if listen is None else Listen.parse(listen),
+            kafka_settings(bootstrap),
+            read_stamps(),
         )
         if not once:
             serve(plan, settings, make_log())

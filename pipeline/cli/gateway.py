@@ -42,7 +42,7 @@ def gateway(
     """
     from pydantic import ValidationError
 
-    from pipeline.config import GatewaySettings
+    from pipeline.config import GatewaySettings, read_stamps
     from pipeline.gateway.service import GatewayPlan, serve
     from pipeline.gateway.spool import SpoolError
     from runtime.kafka import SettingsError, kafka_settings
@@ -57,6 +57,7 @@ def gateway(
             kafka_settings(bootstrap),
             insecure_loopback,
             senders,
+            read_stamps(),
         )
         serve(plan, GatewaySettings(), make_log())
     except ValidationError as error:

@@ -96,12 +96,12 @@ def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None)
     """Return the plan of the worker from options and environment.
 
     Raises KeysError for the key directory, SettingsError for the Kafka connection, ValidationError
-    for another setting, and ValueError if `listen` is not HOST:PORT. Exit 2 for an invalid
-    DRYDOCK_FAST_PATHS.
+    for another setting, and ValueError if `listen` is not HOST:PORT or no stamp key is set. Exit 2
+    for an invalid DRYDOCK_FAST_PATHS.
     """
     from datetime import timedelta
 
-    from pipeline.config import WorkerSettings
+    from pipeline.config import WorkerSettings, read_stamps
     from pipeline.processors.service import WorkerPlan
     from pipeline.signing_keys import KeyStore
     from runtime.kafka import kafka_settings
@@ -124,4 +124,5 @@ def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None)
         refresh=timedelta(minutes=settings.refresh_minutes),
         sweep_every=timedelta(hours=settings.sweep_hours),
         fast_paths=fast_paths_wanted(),
+        stamps=read_stamps(),
     )

@@ -21,6 +21,7 @@ from pipeline.feeds.state_store import FeedStateStore, FeedStateStoreError
 from pipeline.gateway.endpoint import Endpoint, operations_routes
 from pipeline.ingest.feed_review import REFUSALS, FeedOutcome
 from pipeline.server_process import serve_until_stopped, stop_on_signals
+from pipeline.trust.stamps import Stamps
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen, url_of
 from runtime.logs import Log, silence_kafka_clients
@@ -34,12 +35,14 @@ from schemas.feeds import FeedSource
 class FeedsPlan:
     """The data directory, Kafka connection and optional address of /metrics and probes.
 
-    Without `listen` no HTTP server runs.
+    Without `listen` no HTTP server runs. `stamps` are the keys that workers check; without them
+    nothing is stamped.
     """
 
     data_dir: Path
     listen: Listen | None
     connection: KafkaConnection
+    stamps: Stamps | None = None
 
 
 def serve(plan: FeedsPlan, settings: FeedsSettings, log: Log) -> None:
@@ -72,7 +75,7 @@ def poll_once(
 
     async def once() -> bool:
         asyncio.get_running_loop().set_exception_handler(_ignore_kafka_error)
-        store = await FeedStateStore.open(plan.connection, metrics, log, _now)
+        store = await FeedStateStore.open(plan.connection, metrics, log, _now, plan.stamps)
         try:
             outcomes = await poller.poll(store, accept_losses=accept_losses)
         finally:
@@ -171,7 +174,7 @@ async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedS
         log.warning("feed state store unavailable", **{key.DETAIL: str(error)})
 
     retry = async_retrying(RESTART, FeedStateStoreError, on_failure=warn)
-    return await retry(FeedStateStore.open, plan.connection, metrics, log, _now)
+    return await retry(FeedStateStore.open, plan.connection, metrics, log, _now, plan.stamps)
 
 
 def _ignore_kafka_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

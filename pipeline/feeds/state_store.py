@@ -20,8 +20,12 @@ from pydantic import ValidationError
 
 from pipeline.feeds.poller import DocumentResult
 from pipeline.gateway.records import Record, event_records, letter_record
-from pipeline.ingest.feed_review import ReviewedDocument, review
+from pipeline.ingest.feed_review import review
 from pipeline.ingest.sources import FEED_DIFFS
+from pipeline.ingest.translation import Translation
+from pipeline.trust.senders import default_sender
+from pipeline.trust.stamps import Stamps
+from pipeline.trust.translated import admit_translation
 from runtime.kafka import KafkaConnection, missing_topics
 from runtime.logs import Log
 from schemas import logkeys as key
@@ -67,11 +71,13 @@ class FeedStateStore:
         states: dict[FeedSource, FeedState],
         observer: PublishMetrics,
         clock: Callable[[], datetime],
+        stamps: Stamps | None,
     ) -> None:
         self.states = states
         self._producer = producer
         self._observer = observer
         self._clock = clock
+        self._stamps = stamps
 
     @classmethod
     async def open(
@@ -80,18 +86,19 @@ class FeedStateStore:
         observer: PublishMetrics,
         log: Log,
         clock: Callable[[], datetime],
+        stamps: Stamps | None = None,
     ) -> Self:
         """Return an open state store with the states of all feeds.
 
-        It first fences the poller that has the store open: that one can no longer write. Raises
-        FeedStateStoreError if the settings are invalid, Kafka cannot be reached within 30 s, or a
-        topic is missing.
+        With `stamps` each event is stamped. It first fences the poller that has the store open:
+        that one can no longer write. Raises FeedStateStoreError if the settings are invalid, Kafka
+        cannot be reached within 30 s, or a topic is missing.
         """
         try:
             producer = AIOKafkaProducer(**_options(connection))
         except (OSError, ValueError) as error:
             raise FeedStateStoreError(f"the Kafka settings are invalid: {error}") from error
-        store = cls(producer, {}, observer, clock)
+        store = cls(producer, {}, observer, clock, stamps)
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await producer.start()
@@ -129,22 +136,30 @@ class FeedStateStore:
         one, or Kafka fails or is too slow; then the records may be durable or not, and the store
         shows it when it is opened again.
         """
-        state = self.states[source]
+        state, now = self.states[source], self._clock()
         reviewed = await asyncio.to_thread(
             review,
             document,
             state,
             origin=f"feed/{source}",
-            now=self._clock(),
+            now=now,
             # SOFA, the catalogue of releases, decides which CVEs of KEV are Apple's.
             fixed=self.states["sofa"].cves,
             accept_losses=accept_losses,
         )
+        admitted = admit_translation(
+            Translation(reviewed.events, reviewed.dead_letters),
+            document,
+            default_sender(source),
+            source=source,
+            origin=f"feed/{source}",
+            received_at=now,
+        )
         if reviewed.state != state:
-            await self._write(_records(reviewed))
+            await self._write(_records(admitted, reviewed.state, self._stamps))
             self.states[source] = reviewed.state
-        self._observer.count_published(source, reviewed.events, reviewed.dead_letters)
-        return DocumentResult(reviewed.outcome, len(reviewed.events), reviewed.detail)
+        self._observer.count_published(source, admitted.events, admitted.dead_letters)
+        return DocumentResult(reviewed.outcome, len(admitted.events), reviewed.detail)
 
     async def _write(self, records: Iterable[Record]) -> None:
         """Commit all of these records in one transaction, or none of them.
@@ -175,12 +190,11 @@ def _retrieve_exception(ack: "asyncio.Future[Any]") -> None:
         ack.exception()
 
 
-def _records(reviewed: ReviewedDocument) -> list[Record]:
+def _records(done: Translation, state: FeedState, stamps: Stamps | None) -> list[Record]:
     """Return the records of the events, then of the dead letters, then of the feed's new state."""
-    state = reviewed.state
     return [
-        *event_records(reviewed.events),
-        *map(letter_record, reviewed.dead_letters),
+        *event_records(done.events, stamps),
+        *map(letter_record, done.dead_letters),
         Record(
             FEEDS.name, state.source.encode(), state.model_dump_json(exclude_none=True).encode()
         ),

@@ -9,6 +9,7 @@ from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.producer import BackpressureError, DeliveryInterruptedError
 from pipeline.gateway.records import event_records, letter_record
 from pipeline.gateway.spool import SpoolError
+from pipeline.trust.stamps import Stamps
 from runtime.dead_letters import log_dead_letter
 from runtime.logs import Log
 from schemas.dead_letters import DeadLetter
@@ -17,11 +18,15 @@ from schemas.envelope import Event
 
 @dataclass(frozen=True, slots=True)
 class KafkaSink:
-    """An EventSink over a producer whose `run` delivers the records."""
+    """An EventSink over a producer whose `run` delivers the records.
+
+    With `stamps` each event is stamped: workers accept no other record.
+    """
 
     producer: StoreAndForwardProducer
     metrics: GatewayMetrics
     log: Log
+    stamps: Stamps | None = None
 
     @property
     def refusal(self) -> str | None:
@@ -35,7 +40,7 @@ class KafkaSink:
         records wait), UNAVAILABLE (delivery stops or restarts), NO_ROOM (the spool is full, or its
         disk fails).
         """
-        records = [*event_records(events), *map(letter_record, dead_letters)]
+        records = [*event_records(events, self.stamps), *map(letter_record, dead_letters)]
         try:
             await self.producer.put(records)
         except BackpressureError:

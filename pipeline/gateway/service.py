@@ -23,14 +23,15 @@ from pipeline.gateway.senders_file import open_logins
 from pipeline.gateway.spool import Replaced, Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.server_process import serve_until_stopped, stop_on_signals
+from pipeline.trust.stamps import Stamps
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen, url_of
 from runtime.logs import Log, silence_kafka_clients
 from runtime.metrics import make_registry
 from schemas import logkeys as key
-from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
+from schemas.topics import DEAD_LETTERS, INPUT_TOPICS
 
-TOPICS: Final = tuple(topic.name for topic in (INVENTORY, CHECKINS, ADVISORIES, DEAD_LETTERS))
+TOPICS: Final = tuple(topic.name for topic in (*INPUT_TOPICS, DEAD_LETTERS))
 
 
 def _now() -> datetime:
@@ -44,7 +45,8 @@ class GatewayPlan:
     `operations` is a second address for /metrics, /healthz and /readyz. Without it, /metrics is
     served at `listen`; the probes are served there in any case. `insecure_loopback` accepts
     requests from this machine while no sender has a secret. `senders` is the senders file, if any.
-    `clock` returns the time of receipt.
+    `stamps` are the keys that workers check; without them nothing is stamped. `clock` returns the
+    time of receipt.
     """
 
     data_dir: Path
@@ -53,6 +55,7 @@ class GatewayPlan:
     connection: KafkaConnection
     insecure_loopback: bool = False
     senders: Path | None = None
+    stamps: Stamps | None = None
     clock: Callable[[], datetime] = _now
 
 
@@ -105,7 +108,7 @@ async def _serve(
         ack_wait_s=settings.ack_wait_s,
     )
     app = HttpApp(
-        KafkaSink(producer, metrics, log),
+        KafkaSink(producer, metrics, log, plan.stamps),
         authenticator,
         settings,
         redactor,

@@ -12,13 +12,16 @@ from typing import Final, NamedTuple
 
 from pipeline.decide.admission import reject_reason
 from pipeline.state.fleet import NO_CHANGE, Change, Fleet
-from schemas.dead_letters import DeadLetterCode
+from pipeline.trust.stamps import Stamps
+from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.envelope import AdvisoryEvent, Event, InvalidEvent, decode
 from schemas.signed_payloads import PublicKeys
 from schemas.topics import ADVISORIES, CONTROL
 
 BROADCAST_TOPICS: Final = (ADVISORIES, CONTROL)
 _MODELS: Final = {topic.name: topic.models for topic in BROADCAST_TOPICS}
+
+NO_STAMP: Final = Problem(DeadLetterCode.UNSTAMPED, "no gateway or feed stamped it", "$.stamp")
 
 Offsets = Mapping[str, int]
 """For each broadcast topic, the offset of the first record not yet decided by."""
@@ -81,13 +84,17 @@ def find_shortage(topic: str, log: BroadcastLog, kept_end: int) -> Shortage | No
 
 
 class BroadcastState:
-    """All broadcast records so far, in the order in which they were read, and their fold."""
+    """All broadcast records so far, in the order in which they were read, and their fold.
 
-    def __init__(self, approvals: PublicKeys) -> None:
+    With `stamps` an advisory without a valid stamp is rejected.
+    """
+
+    def __init__(self, approvals: PublicKeys, stamps: Stamps | None = None) -> None:
         self.fleet = Fleet()
         self.records: list[BroadcastRecord] = []
         self.next_offsets: dict[str, int] = {topic.name: 0 for topic in BROADCAST_TOPICS}
         self._approvals = approvals
+        self._stamps = stamps
 
     def fold_record(self, topic: str, offset: int, raw: bytes | None) -> BroadcastRecord | None:
         """Fold a record of a broadcast topic; return it, or None if its offset was passed before.
@@ -118,6 +125,8 @@ class BroadcastState:
 
     def _decode_record(self, topic: str, offset: int, raw: bytes) -> BroadcastRecord:
         """Return the record, applied to `fleet`; or with a rejection and without a change."""
+        if topic == ADVISORIES.name and self._stamps is not None and not self._stamps.is_valid(raw):
+            return _reject(topic, offset, BroadcastRejection(*NO_STAMP, raw))
         try:
             event = decode(raw)
         except InvalidEvent as error:

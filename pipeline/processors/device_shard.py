@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pipeline.payload_signing import sign_job
 from pipeline.processors import rows
-from pipeline.processors.broadcast import BroadcastRecord, BroadcastState
+from pipeline.processors.broadcast import NO_STAMP, BroadcastRecord, BroadcastState
 from pipeline.processors.dead_letters import dead_letter_record
 from pipeline.processors.dirty_rows import DirtyRows
 from pipeline.processors.fast.verified_cache import VerifiedCache
@@ -32,6 +32,7 @@ from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import to_us
 from pipeline.state.jobs import open_job
+from pipeline.trust.stamps import Stamps
 from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem
 from schemas.decisions import DecisionRecord
 from schemas.envelope import (
@@ -49,6 +50,7 @@ from schemas.topics import (
     DEAD_LETTERS,
     DECISIONS,
     DISPATCH,
+    INPUT_TOPICS,
     INVENTORY,
     ORDERS,
     RESULTS,
@@ -58,6 +60,7 @@ from schemas.topics import (
 
 DEVICE_TOPICS: Final = (INVENTORY, CHECKINS, RESULTS, ORDERS)
 _MODELS: Final = {topic.name: topic.models for topic in DEVICE_TOPICS}
+_STAMPED: Final = frozenset(topic.name for topic in INPUT_TOPICS)
 _TOPIC_OF: Final[Mapping[type[Any], str]] = {
     DecisionRecord: DECISIONS.name,
     JobIssuedEvent: ORDERS.name,
@@ -189,6 +192,8 @@ class DeviceShard:
         decision is a dead letter too. All output is kept for `collect`.
         """
         before, changes = self._output.counters.dead_letters.total(), Changes()
+        if topic in _STAMPED and self._config.stamps is not None:
+            records = self._stamped(topic, records, self._config.stamps, now)
         if topic == INVENTORY.name and self._config.fast_paths:
             self._process_reports(records, now, changes)
         else:
@@ -202,6 +207,19 @@ class DeviceShard:
             self.reconciler.decide_marked(now, 0, changes)
         self._keep(changes, now)
         return self._output.counters.dead_letters.total() - before
+
+    def _stamped(
+        self, topic: str, records: Sequence[ConsumedRecord], stamps: Stamps, now: datetime
+    ) -> list[ConsumedRecord]:
+        """Return the records with a valid stamp; each other one becomes a dead letter."""
+        valid = []
+        for record in records:
+            raw = record.value or b""
+            if stamps.is_valid(raw):
+                valid.append(record)
+            else:
+                self._dead_letter_record(topic, record.offset, raw, NO_STAMP, now)
+        return valid
 
     def _process_reports(
         self, records: Sequence[ConsumedRecord], now: datetime, changes: Changes

@@ -50,6 +50,7 @@ from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.worker import Clock, Worker
 from pipeline.state.feed_comparison import compare_feeds
+from pipeline.trust.stamps import Stamps
 from runtime.clock_skew import ClockSkew
 from runtime.damaged_files import damage_reporter
 from runtime.kafka import KafkaConnection
@@ -97,9 +98,10 @@ class WorkerError(Exception):
 class WorkerPlan:
     """Configuration of a worker process.
 
-    `key` signs jobs; `jobs` and `approvals` verify jobs and approvals. The pages are served on
-    `web`, if given; `/healthz` fails after `stalled_after_s` without progress while work is left.
-    The other fields are those of WorkerSettings and ShardConfig.
+    `key` signs jobs; `jobs` and `approvals` verify jobs and approvals. With `stamps` an event from
+    outside needs a stamp. The pages are served on `web`, if given; `/healthz` fails after
+    `stalled_after_s` without progress while work is left. The other fields are those of
+    WorkerSettings and ShardConfig.
     """
 
     connection: KafkaConnection
@@ -115,6 +117,7 @@ class WorkerPlan:
     refresh: timedelta = timedelta(hours=1)
     sweep_every: timedelta = timedelta(hours=6)
     fast_paths: bool = True
+    stamps: Stamps | None = None
     clock: Clock = field(default=lambda: datetime.now(UTC))
 
 
@@ -162,7 +165,7 @@ class _Service:
         self._plan = plan
         self._metrics = metrics
         self._log = log
-        self._broadcast = BroadcastState(plan.approvals)
+        self._broadcast = BroadcastState(plan.approvals, plan.stamps)
         self._skew = ClockSkew(log)
         self._producer = ConfirmedProducer(plan.connection, log, clock=plan.clock, skew=self._skew)
         on_damage = damage_reporter(log, metrics.count_damaged_file)
@@ -215,6 +218,7 @@ class _Service:
             refresh=plan.refresh,
             sweep_every=plan.sweep_every,
             fast_paths=plan.fast_paths,
+            stamps=plan.stamps,
         )
         self._worker = Worker(
             *(self._broadcast, config, self._producer, self._stores, self._recovery),

@@ -7,6 +7,7 @@ from datetime import timedelta
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.processors.fast.verified_cache import VerifiedCache
+from pipeline.trust.stamps import Stamps
 from schemas.signed_payloads import PublicKeys
 
 
@@ -16,7 +17,8 @@ class ShardConfig:
 
     `trusted` are the keys that verify jobs. `partitions` maps topic names to numbers of partitions.
     `verified` has the job events that dispatch need not verify again. Without `fast_paths` each
-    record is decoded and each signature verified, also those of this worker.
+    record is decoded and each signature verified, also those of this worker. With `stamps` an input
+    record without a valid stamp becomes a dead letter.
 
     A Mac of which only times and telemetry (free disk, battery) changed is written after at most
     `refresh`: a crash loses these changes for at most that time. Each Mac is decided for again
@@ -33,3 +35,4 @@ class ShardConfig:
     due_budget_s: float = 0.25
     verified: VerifiedCache = field(default_factory=VerifiedCache)
     fast_paths: bool = True
+    stamps: Stamps | None = None

@@ -27,8 +27,10 @@ from kafka.errors import RetriableError  # type: ignore[import-untyped]
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
 from pipeline.signing_keys import KeyStore
+from pipeline.trust.stamps import Stamps
 from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import Purpose
+from schemas.topics import INPUT_TOPICS
 from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
 SITE: Final = "london"
@@ -39,6 +41,9 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 # Programs are paused for a long time and must stay in their groups.
 _SESSION_S: Final = "300"
 _WAIT_S: Final = 120.0
+STAMP_KEY: Final = "the-stamp-key-of-a-benchmark"
+_STAMPS: Final = Stamps([STAMP_KEY.encode()])
+_STAMPED: Final = frozenset(topic.name for topic in INPUT_TOPICS)
 
 Record = tuple[str, bytes, bytes]
 """Topic, key, value."""
@@ -151,6 +156,7 @@ class World:
             "DRYDOCK_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
             "DRYDOCK_WORKER_LISTEN": f"127.0.0.1:{port}",
             "DRYDOCK_WORKER_SESSION_TIMEOUT_S": _SESSION_S,
+            "DRYDOCK_STAMP_KEYS": STAMP_KEY,
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -184,14 +190,18 @@ class World:
         self.admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=settings)])
 
     def publish(self, records: Iterable[Record]) -> int:
-        """Publish records, wait until the broker has confirmed all, and return their number."""
+        """Publish records, wait until the broker has confirmed all, and return their number.
+
+        Those of input topics are stamped, as a gateway does.
+        """
         producer = KafkaProducer(
             **self.connection.producer_options(linger_ms=20), batch_size=256 * 1024
         )
         count = 0
         failed: list[BaseException] = []
         for topic, name, value in records:
-            sent = producer.send(topic, key=name, value=value)
+            stamped = _STAMPS.stamp(value) if topic in _STAMPED else value
+            sent = producer.send(topic, key=name, value=stamped)
             sent.add_errback(failed.append)
             count += 1
         producer.flush(_WAIT_S)

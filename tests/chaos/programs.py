@@ -18,6 +18,7 @@ GATEWAY: Final = (sys.executable, "-W", "ignore", "-m", "tests.kafka.gateway_pro
 # Secrets of the senders: NanoMDM for the Macs' messages, SOFA for releases.
 SECRETS: Final = {"nanomdm": "secret-of-nanomdm", "sofa": "secret-of-sofa"}
 SECRETS_ENV: Final = {f"DRYDOCK_{name.upper()}_SECRET": text for name, text in SECRETS.items()}
+STAMPS_ENV: Final = {"DRYDOCK_STAMP_KEYS": "the-stamp-key-of-a-fleet"}
 WORKER: Final = (sys.executable, "-W", "ignore", "-m", "tests.chaos.worker_program")
 _ENDS_WITHIN_S: Final = 60.0
 
@@ -194,11 +195,13 @@ class Layout:
         name: str,
         main: Sequence[str],
         *options: str,
-        env: Mapping[str, str] | None = None,
+        env: dict[str, str] | None = None,
     ) -> Program:
         data_dir = self.folder / name
         command = (*main, *options, "--data-dir", str(data_dir), "--bootstrap", self.bootstrap)
-        return Program(kind, name, data_dir, command, self.folder / f"{name}.log", env or {})
+        return Program(
+            kind, name, data_dir, command, self.folder / f"{name}.log", STAMPS_ENV | (env or {})
+        )
 
     def _gateway(self) -> Program:
         where = ("--listen", f"127.0.0.1:{self.gateway_port}", "--time-line", str(self.clock))

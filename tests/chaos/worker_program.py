@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from agents.clock import ScaledClock
 from agents.simulated.wire import TimeLine
+from pipeline.config import read_stamps
 from pipeline.metrics import Metrics
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
 from pipeline.signing_keys import KeyStore
@@ -37,6 +38,7 @@ def main() -> None:
         key=KeyStore(given.keys).signer(Purpose.JOBS),
         jobs=trust.jobs,
         approvals=trust.approvals,
+        stamps=read_stamps(),
         group=GROUP,
         session_timeout_s=6.0,
         # Write the times of the last reports in every round: the checker compares them.

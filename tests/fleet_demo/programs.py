@@ -1,11 +1,10 @@
 """The demo's fleet as processes: a gateway, workers, one agent for each site."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.programs import DRYDOCK, GATEWAY, SECRETS_ENV, Fleet, Kind, Program
+from tests.chaos.programs import DRYDOCK, GATEWAY, SECRETS_ENV, STAMPS_ENV, Fleet, Kind, Program
 from tests.kafka.brokers import free_ports
 
 WORKERS: Final = 2
@@ -64,8 +63,10 @@ class FleetLayout:
         return Fleet((gateway, *workers, *agents))
 
     def _program(
-        self, kind: Kind, name: str, *command: str, env: Mapping[str, str] | None = None
+        self, kind: Kind, name: str, *command: str, env: dict[str, str] | None = None
     ) -> Program:
         data_dir = self.folder / name
         whole = (*command, "--data-dir", str(data_dir), "--bootstrap", self.bootstrap)
-        return Program(kind, name, data_dir, whole, self.folder / f"{name}.log", env or {})
+        return Program(
+            kind, name, data_dir, whole, self.folder / f"{name}.log", STAMPS_ENV | (env or {})
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from agents.clock import SteppedClock
+from pipeline.config import read_stamps
 from pipeline.demo.embedded import NO_SWEEP
 from pipeline.metrics import Metrics
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
@@ -33,6 +34,7 @@ def main() -> None:
         key=KeyStore(given.keys).signer(Purpose.JOBS),
         jobs=trust.jobs,
         approvals=trust.approvals,
+        stamps=read_stamps(),
         web=Listen.parse(given.listen),
         sweep_every=NO_SWEEP,
         clock=SteppedClock(given.clock).now,

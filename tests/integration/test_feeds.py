@@ -32,7 +32,7 @@ from tests.factories.sofa import feed, line, release
 from tests.factories.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 from tests.feed_server import FeedServer, feed_server
 from tests.kafka.brokers import KafkaCluster, wait_until
-from tests.kafka.gateways import Server, server
+from tests.kafka.gateways import STAMP_KEY, Server, server
 from tests.kafka.topics import make_topics
 
 WAIT_LIMIT_S = 60.0
@@ -290,7 +290,9 @@ def test_fenced_poller_cannot_write_and_continues_from_the_stored_state(
 
 def test_missing_topics_are_reported(empty_kafka: KafkaCluster, tmp_path: Path) -> None:
     arguments = ["feeds", "--data-dir", str(tmp_path), "--once", "--bootstrap"]
-    done = CliRunner().invoke(app, [*arguments, empty_kafka.bootstrap])
+    done = CliRunner(env={"DRYDOCK_STAMP_KEYS": STAMP_KEY}).invoke(
+        app, [*arguments, empty_kafka.bootstrap]
+    )
     assert done.exit_code == 2
     assert "no topic drydock.advisories.v1, " in done.stderr
 
@@ -307,7 +309,7 @@ def test_wrong_document_is_refused_and_reported_once(
         web.documents["/sofa"] = document
         arguments = ["feeds", "--data-dir", str(tmp_path), "--once", *options]
         feeds = ["--sofa", f"{web.url}/sofa", "--gdmf", "none", "--kev", "none"]
-        done = CliRunner(env={"NO_PROXY": "127.0.0.1"}).invoke(
+        done = CliRunner(env={"NO_PROXY": "127.0.0.1", "DRYDOCK_STAMP_KEYS": STAMP_KEY}).invoke(
             app, [*arguments, *feeds, "--bootstrap", empty_kafka.bootstrap]
         )
         assert done.exit_code in {0, 1}, done.output

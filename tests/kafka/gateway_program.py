@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents.clock import ScaledClock, SteppedClock
 from agents.simulated.wire import TimeLine
-from pipeline.config import GatewaySettings
+from pipeline.config import GatewaySettings, read_stamps
 from pipeline.gateway.service import GatewayPlan, serve
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
@@ -31,6 +31,7 @@ def main() -> None:
         Listen.parse(given.listen),
         None,
         KafkaConnection(bootstrap=given.bootstrap),
+        stamps=read_stamps(),
         clock=_clock(given.clock, given.time_line),
     )
     serve(plan, GatewaySettings(), make_log())

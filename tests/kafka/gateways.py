@@ -28,6 +28,7 @@ from schemas.topics import CHECKINS, Topic
 from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
 
 WAIT_LIMIT_S = 60.0
+STAMP_KEY = "the-stamp-key-of-the-tests"
 _MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
 
 
@@ -81,8 +82,9 @@ def server(
     log_path = folder / f"{command}-{time.monotonic_ns()}.log"
     given = {name: value for name, value in os.environ.items() if not name.startswith("DRYDOCK_")}
     with log_path.open("wb") as log:
+        stamps = {"DRYDOCK_STAMP_KEYS": STAMP_KEY}
         process = subprocess.Popen(
-            [*_MAIN, command, *options], cwd=ROOT, stderr=log, env=given | dict(env or {})
+            [*_MAIN, command, *options], cwd=ROOT, stderr=log, env=given | stamps | dict(env or {})
         )
     running = Server(process, log_path)
     try:

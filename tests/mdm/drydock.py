@@ -1,6 +1,7 @@
 """The two forms of Drydock as programs that manage Macs through real MDM servers."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -21,7 +22,7 @@ from runtime.trusted_keys import Purpose
 from schemas.decisions import Decision
 from schemas.envelope import AdvisoryEvent, CloudEvent, encode
 from schemas.topics import CONTROL
-from tests.chaos.programs import DRYDOCK, Fleet, Kind, Program
+from tests.chaos.programs import DRYDOCK, STAMPS_ENV, Fleet, Kind, Program
 from tests.drydock_process import running
 from tests.fleet_demo.reading import Reading
 from tests.kafka.brokers import KafkaCluster, free_ports, wait_until
@@ -180,7 +181,8 @@ class OnKafka:
             data_dir = folder / name
             where = ("--data-dir", str(data_dir), "--listen", listeners[name])
             command = (*DRYDOCK, kind.value, *options, *where, *at)
-            return Program(kind, name, data_dir, command, folder / f"{name}.log", env)
+            log = folder / f"{name}.log"
+            return Program(kind, name, data_dir, command, log, STAMPS_ENV | env)
 
         signing = ("--keys", str(keys))
         agent = ("--config", str(config), "--session-s", "6", *signing)
@@ -257,7 +259,13 @@ def _post_event(http: httpx.Client, url: str, event: CloudEvent) -> None:
 
 
 def _drydock(*arguments: str) -> None:
-    done = subprocess.run([*DRYDOCK, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*DRYDOCK, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | STAMPS_ENV,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -39,7 +39,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "pipeline.ingest": ("schemas",),
     "pipeline.trust": ("schemas", "pipeline.ingest.sources", "pipeline.ingest.translation"),
-    "pipeline.config": ("schemas", "pipeline.ingest.sources"),
+    "pipeline.config": ("schemas", "pipeline.ingest.sources", "pipeline.trust.stamps"),
     "pipeline.metrics": ("schemas", "runtime"),
     "pipeline.payload_signing": ("schemas",),
     "pipeline.server_process": ("schemas", "runtime"),
