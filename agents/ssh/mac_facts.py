@@ -1,7 +1,7 @@
 """Facts of a Mac from the output of its own tools. Pure.
 
 A parser returns None for output that it does not know: a fact is then unknown, and never guessed.
-The formats are those of macOS 11 to 27 (shared samples of `data/cli`, and Apple's manual pages).
+The formats are those of macOS 11 to 27 (the samples of the tests, and Apple's manual pages).
 """
 
 import plistlib

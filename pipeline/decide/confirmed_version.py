@@ -1,8 +1,8 @@
 """The version of macOS that a job is known to have installed, where only Jamf's record denies it.
 
-Jamf's record of a Mac is renewed by an inventory, but before Drydock read its webhooks by kind,
-each check-in repeated the version of the record with the time of the check-in. A log can have such
-reports. macOS never goes back to an older version without an erase, which ends the enrollment.
+Jamf's record of a Mac is as old as its last inventory, so it can have an older version than the one
+that the job installed. macOS never goes back to an older version without an erase, which ends the
+enrollment.
 """
 
 from dataclasses import replace

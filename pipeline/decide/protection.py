@@ -11,7 +11,7 @@
 | returned as a loan, but stated to be the company's | no erase for the return |
 | in conflict with another Mac about an identifier | no reinstall and no job that erases |
 
-Only a person states ownership, retirement and `never_erase` (`InventoryReported`).
+Ownership, retirement and `never_erase` count from the source `admin` only (`InventoryReported`).
 """
 
 from typing import Final

@@ -270,10 +270,12 @@ class Upgrades(StrictModel):
     limits upgrades off dead lines. `out_of_support`: if false, a dead line alone is no reason for
     an upgrade, and its Macs get a finding.
 
-    `deferral`: the time after the first release of a line before Macs move to it, whatever the
+    `deferral`: the time after the first release of a line before Macs move to it, for every
     severity; then the policy's deferrals apply to its releases. `not_before`: no Mac moves to `to`
-    before this date, in the time of its site. `deadline`: the time from that moment until the
-    upgrade to `to` no longer waits for a window; without it, only a missing fix sets a deadline.
+    before this date, in the time of its site. `deadline`: the time after which the upgrade to `to`
+    no longer waits for a window. It counts from `not_before` or the end of `deferral`, or from the
+    time at which Drydock first knew of the line, if that is later. Without it, only a missing fix
+    sets a deadline.
     """
 
     supported_lines: Literal["auto"] | tuple[Line, ...] = "auto"

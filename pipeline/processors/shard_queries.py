@@ -36,7 +36,7 @@ class ShardQueries:
         self._known: tuple[str | None, int] | None = None
 
     def add(self, udids: Iterable[str]) -> None:
-        """Set the times of these Macs' queries anew, in a later `pop_due`."""
+        """Schedule the queries of these Macs again, for a later `pop_due`."""
         if self._topics:
             self._changed.update(dict.fromkeys(udids))
 

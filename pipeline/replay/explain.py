@@ -167,7 +167,7 @@ class Explanation:
 
 
 def finding_details(decision: Decision) -> dict[str, str]:
-    """Return what was observed for each finding, or its sentence if the code says it all."""
+    """Return the observation of each finding; the code's sentence if it has none."""
     observed = dict(text.partition(": ")[::2] for text in decision.finding_details)
     return {
         code: observed.get(code) or sentences.FINDINGS[FindingCode(code)]

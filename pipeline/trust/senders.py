@@ -80,7 +80,7 @@ def _all_fields(models: object) -> dict[type[WireModel], frozenset[str]]:
 _INVENTORY: Final[PermittedFields] = {
     InventoryReported: frozenset(InventoryReported.model_fields) - ENROLLMENT_FIELDS
 }
-# Reports of executors and admins are Drydock's own.
+# Reports of executors are Drydock's own; the MDM channel may submit an administrator's statements.
 _MDM_SOURCES: Final = frozenset(get_args(InventorySource)) - {"executor"}
 
 SCOPES: Final[Mapping[str, Scope]] = {

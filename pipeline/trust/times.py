@@ -11,7 +11,7 @@ from schemas.model import WireModel
 
 # Clocks of servers differ by seconds; those of Macs without NTP by a few minutes.
 MAX_AHEAD: Final = timedelta(minutes=5)
-# Every Mac that Drydock knows is younger. A clock without power starts in 1970 or 2001.
+# Older than every release that Drydock reads. A clock without power starts in 1970 or 2001.
 EARLIEST: Final = datetime(2015, 1, 1, tzinfo=UTC)
 
 # Times in the data of an event at which something happened: they cannot be after the receipt.

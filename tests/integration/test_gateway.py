@@ -149,7 +149,7 @@ def test_invalid_credentials_are_refused_and_a_replayed_body_changes_nothing(
                 too_large,
                 **{"X-Hmac-Signature": signature(too_large)},
             ),
-            "Basic of another source": post(
+            "Basic of another sender": post(
                 running, "/v1/events", b"{}", Authorization=f"Basic {jamf}"
             ),
             "Basic": post(running, "/webhooks/jamf", b"{}", Authorization=f"Basic {jamf}"),
@@ -163,9 +163,9 @@ def test_invalid_credentials_are_refused_and_a_replayed_body_changes_nothing(
             "signature of another body": 401,
             "signature by another key": 401,
             "too large": 413,
-            "Basic of another source": 401,
+            "Basic of another sender": 400,
             "Basic": 200,
-            "source without a secret": 200,
+            "source without a secret": 403,
             "header": 400,
         }
         for _ in range(2):

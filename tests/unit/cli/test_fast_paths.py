@@ -74,6 +74,7 @@ def test_worker_plan_has_the_value(
     for purpose in Purpose:
         KeyStore(tmp_path / "keys").make(purpose)
     monkeypatch.setenv(VARIABLE, value)
+    monkeypatch.setenv("DRYDOCK_STAMP_KEYS", "the-stamp-key-of-the-tests")
     plan = worker._plan(tmp_path / "data", tmp_path / "keys", None, None)
     assert plan.fast_paths is wanted
 

@@ -26,7 +26,8 @@ WRONG = {
 def test_an_error_at_the_start_is_one_line(
     tmp_path: Path, given: tuple[str, ...], message: str
 ) -> None:
-    result = CliRunner().invoke(app, ["feeds", "--data-dir", str(tmp_path), *given])
+    runner = CliRunner(env={"DRYDOCK_STAMP_KEYS": "the-stamp-key-of-the-tests"})
+    result = runner.invoke(app, ["feeds", "--data-dir", str(tmp_path), *given])
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

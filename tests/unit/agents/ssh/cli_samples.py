@@ -1,4 +1,4 @@
-"""Outputs of Apple's tools that other people captured on real Macs (`data/cli`)."""
+"""Outputs of Apple's tools that other people captured on real Macs."""
 
 import json
 from collections import defaultdict
