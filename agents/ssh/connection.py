@@ -139,7 +139,8 @@ async def _complete(connection: asyncssh.SSHClientConnection, command: str, stdi
     stdout, stderr = await asyncio.gather(_read(process.stdout), _read(process.stderr))
     await process.wait()
     status = process.exit_status
-    if status is None:
+    # asyncssh has -1 for a command that a signal ended: it is not known how far the command came.
+    if status is None or status < 0:
         raise asyncssh.ConnectionLost("no exit status")
     return Output(status, stdout, stderr)
 

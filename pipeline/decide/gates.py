@@ -211,7 +211,7 @@ def _owner(s: Situation, c: Candidate) -> GateResult:
 
 
 def _identity(s: Situation, c: Candidate) -> GateResult:
-    objection = identity_objection(s, c.need, erases=c.erases)
+    objection = identity_objection(s, c.need, c.choice.method, erases=c.erases)
     return _IDENTITY_PASSED if objection is None else GateResult("identity", *objection)
 
 

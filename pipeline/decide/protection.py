@@ -19,7 +19,7 @@ from typing import Final
 from pipeline.decide.needs.need import Need
 from pipeline.decide.situation import Situation
 from schemas.decisions import Reason
-from schemas.jobs import Action
+from schemas.jobs import SSH_METHODS, Action, Method
 
 # The reason for which a job must not be sent, and the detail of its gate; None for no objection.
 Objection = tuple[Reason, str] | None
@@ -88,9 +88,14 @@ def owner_objection(s: Situation, need: Need, *, erases: bool) -> Objection:
     return None
 
 
-def identity_objection(s: Situation, need: Need, *, erases: bool) -> Objection:
-    """Return the objection to a destructive job on a Mac whose identity is in conflict."""
+def identity_objection(
+    s: Situation, need: Need, method: Method | None, *, erases: bool
+) -> Objection:
+    """Return the objection to this job on a Mac whose identity is in conflict.
+
+    Objectionable are destructive jobs, and those over SSH, which finds a Mac by its serial number.
+    """
     conflicts = s.identity.conflicts
-    if not conflicts or not (erases or need.action in _DESTRUCTIVE):
+    if not conflicts or not (erases or need.action in _DESTRUCTIVE or method in SSH_METHODS):
         return None
     return Reason.IDENTITY_CONFLICT, "; ".join(f"{code}: {other}" for code, other in conflicts)

@@ -250,7 +250,7 @@ class HttpApp:
                 source=source,
                 origin=origin,
                 received_at=now,
-                sender=sender.name,
+                sender=sender.recorded_name,
             )
             done = Translation(dead_letters=(*done.dead_letters, letter))
             await self.await_sink(self.sink.store((), done.dead_letters))

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from pipeline.config import SenderSettings
@@ -51,8 +51,7 @@ class Login:
         ]
         if not udid or not any(derived):
             return None
-        scope = replace(self.sender.scope, devices=frozenset({udid}))
-        return replace(self.sender, scope=scope, own_device=udid)
+        return self.sender.limited_to(udid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +73,17 @@ class Logins:
         return tuple(one for one in self.logins if one.sender.kind == kind)
 
     def sender(self, name: str) -> Sender | None:
-        """Return the sender of this name; None if it is unknown.
+        """Return the sender of this `Sender.recorded_name`; None if it is unknown.
 
         A kind is also the name of a sender that is configured by its secret alone.
         """
-        for one in self.logins:
-            if one.sender.name == name:
-                return one.sender
-        return default_sender(name) if name in SCOPES else None
+        name, _, udid = name.partition("/")
+        known = [one.sender for one in self.logins if one.sender.name == name]
+        if not known and name in SCOPES:
+            known = [default_sender(name)]
+        if not known:
+            return None
+        return known[0].limited_to(udid) if udid else known[0]
 
 
 def _credentials(login: Login) -> frozenset[bytes]:

@@ -111,7 +111,7 @@ def admit_events(
                     origin=EVENTS_ORIGIN,
                     received_at=received_at,
                     redacted=raw,
-                    sender=sender.name,
+                    sender=sender.recorded_name,
                 )
             )
     if problems:

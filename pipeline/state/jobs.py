@@ -85,6 +85,12 @@ _NEVER_AT_THE_MAC: Final = frozenset(
         ErrorCode.ENROLLMENT_ENDED,
         ErrorCode.METHOD_NOT_ALLOWED,
         ErrorCode.LOCKED,
+        ErrorCode.SSH_LOGIN_REFUSED,
+        ErrorCode.HOST_KEY_UNKNOWN,
+        ErrorCode.WRONG_DEVICE,
+        ErrorCode.MDM_LOGIN_REFUSED,
+        ErrorCode.MDM_SERVER_REFUSED,
+        ErrorCode.NO_MDM_SERVER,
     }
 )
 

@@ -55,7 +55,7 @@ def admit(
         data = _without_foreign_names(data, sender.scope)
     data = bounded_data(data, received_at)
     at = ordering_time(event.time, received_at)
-    changed |= {"data": data, "time": at, "sender": sender.name, "receivedat": received_at}
+    changed |= {"data": data, "time": at, "sender": sender.recorded_name, "receivedat": received_at}
     changed["claimedtime"] = None if at == event.time else event.time
     admitted = event.model_copy(update=changed)
     problem = identity_problem(admitted) or _device_problem(admitted, sender.scope)

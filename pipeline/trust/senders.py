@@ -10,7 +10,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, get_args
 
 from pipeline.ingest.sources import DEVICE_SOURCES, FEEDS, PermittedFields
@@ -67,9 +67,14 @@ class Sender:
     limits: SenderLimits = SenderLimits()
 
     @property
-    def is_mdm_channel(self) -> bool:
-        """True for the webhooks and events of an MDM server."""
-        return self.kind in MDM_KINDS
+    def recorded_name(self) -> str:
+        """The name in stored events and dead letters: NAME, or NAME/UDID for the login of a Mac."""
+        return self.name if self.own_device is None else f"{self.name}/{self.own_device}"
+
+    def limited_to(self, udid: str) -> "Sender":
+        """Return the login that this Mac has for itself."""
+        scope = replace(self.scope, devices=frozenset({udid}))
+        return replace(self, scope=scope, own_device=udid)
 
 
 def _all_fields(models: object) -> dict[type[WireModel], frozenset[str]]:

@@ -15,8 +15,15 @@ MAX_AHEAD: Final = timedelta(minutes=5)
 EARLIEST: Final = datetime(2015, 1, 1, tzinfo=UTC)
 
 # Times in the data of an event at which something happened: they cannot be after the receipt.
-_PAST: Final = ("boot_at", "failure_at", "loan_returned_at")
-_FUTURE: Final = ("released_at", "expires_at", "kev_due_at", "identity_expires_at")
+_PAST: Final = ("boot_at", "failure_at")
+# A loan desk can state the return that is agreed; the decision waits for it.
+_ANY_TIME: Final = (
+    "released_at",
+    "expires_at",
+    "kev_due_at",
+    "identity_expires_at",
+    "loan_returned_at",
+)
 _D = TypeVar("_D", bound=WireModel)
 
 
@@ -37,7 +44,7 @@ def bounded_data(data: _D, received_at: datetime) -> _D:
     the receipt, becomes `received_at`.
     """
     changed: dict[str, datetime | None] = {}
-    for name in (*_PAST, *_FUTURE):
+    for name in (*_PAST, *_ANY_TIME):
         at: datetime | None = getattr(data, name, None)
         if at is None:
             continue

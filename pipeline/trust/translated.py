@@ -41,8 +41,8 @@ def admit_translation(
                 origin=origin,
                 received_at=received_at,
                 redacted=kept,
-                sender=sender.name,
+                sender=sender.recorded_name,
             )
         )
-    letters = [one.model_copy(update={"sender": sender.name}) for one in done.dead_letters]
+    letters = [one.model_copy(update={"sender": sender.recorded_name}) for one in done.dead_letters]
     return Translation(tuple(events), (*letters, *refused))

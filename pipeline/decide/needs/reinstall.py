@@ -76,7 +76,7 @@ def _after_failures(s: Situation, update: Need) -> Need | None:
         need = needs_restart(s, update, evidence)
         if need is not None:
             return need
-    if restart is not None and left > 0 and not has_failed_since(restart, failed):
+    if restart is not None and left > 0 and not has_failed_since(restart, went_wrong):
         return None
     if len(went_wrong) < limits.max_attempts and not is_spent:
         return None

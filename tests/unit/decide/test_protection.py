@@ -93,6 +93,12 @@ def result(device: Device, **rest: Any) -> tuple[str, str, tuple[str, ...]]:
             id="conflict-holds-no-update",
         ),
         pytest.param(
+            mac(),
+            {"identity": CONFLICT, "rules": policy(methods={"update": ["softwareupdate"]})},
+            ("hold", "identity_conflict", ("serial_shared",)),
+            id="conflict-holds-an-update-over-ssh",
+        ),
+        pytest.param(
             mac(**RETURNED),
             {"identity": CONFLICT},
             ("hold", "identity_conflict", ("serial_shared",)),

@@ -75,6 +75,18 @@ def test_restart_comes_before_the_last_attempt_although_a_method_is_left() -> No
     assert decided((*updates(4), restart(Outcome.SUCCEEDED)), both).action is Action.UPDATE
 
 
+@pytest.mark.parametrize(
+    ("code", "action"),
+    [(ErrorCode.INSTALL_FAILED, Action.REINSTALL), (ErrorCode.UNREACHABLE, Action.UPDATE)],
+)
+def test_only_a_failure_at_the_mac_after_the_restart_leads_to_the_reinstall(
+    code: ErrorCode, action: Action
+) -> None:
+    later = update(3, NOW - 0.9 * DAY, error_code=code)
+    rules = policy(methods={"update": ["ddm"]}, thresholds={"cool_down": "1m"})
+    assert decided((*updates(3), restart(Outcome.SUCCEEDED), later), rules).action is action
+
+
 # how the restart ended -> the action that follows
 ENDS = [
     pytest.param(Outcome.SUCCEEDED, None, Action.UPDATE, id="booted"),

@@ -126,6 +126,10 @@ def test_token_of_a_mac_is_valid_for_this_mac_alone() -> None:
         checker, "munki", {"x-drydock-secret": device_token("master-secret", "mac-1")}, BODY
     )
     assert (sender.own_device, sender.scope.devices) == ("MAC-1", frozenset({"MAC-1"}))
+    assert sender.recorded_name == "munki/MAC-1"
+    assert Logins((munki,)).sender("munki/MAC-1") == sender, "also for its repeated dead letter"
+    assert Logins((munki,)).sender("munki") == munki.sender
+    assert Logins((munki,)).sender("nobody/MAC-1") is None
     other = device_token("master-secret", "MAC-1").replace("MAC-1", "MAC-2")
     for wrong in (other, "master-secret", device_token("another", "MAC-1"), ".", ""):
         with pytest.raises(AuthenticationError):

@@ -411,6 +411,17 @@ ATTEMPTS = [
     pytest.param(Outcome.FAILED, ErrorCode.INSTALL_FAILED, True, id="failed-at-the-mac"),
     pytest.param(Outcome.FAILED, ErrorCode.UNREACHABLE, False, id="not-reached"),
     pytest.param(Outcome.FAILED, ErrorCode.EXPIRED, False, id="too-late-to-begin"),
+    *(
+        pytest.param(Outcome.FAILED, code, False, id=code.value)
+        for code in (
+            ErrorCode.SSH_LOGIN_REFUSED,
+            ErrorCode.HOST_KEY_UNKNOWN,
+            ErrorCode.WRONG_DEVICE,
+            ErrorCode.MDM_LOGIN_REFUSED,
+            ErrorCode.MDM_SERVER_REFUSED,
+            ErrorCode.NO_MDM_SERVER,
+        )
+    ),
     pytest.param(Outcome.REFUSED, ErrorCode.SUPERSEDED, False, id="superseded-before"),
     pytest.param(Outcome.EXPIRED, None, False, id="expired"),
 ]

@@ -183,14 +183,12 @@ def test_implausible_time_is_replaced_by_that_of_the_receipt(claimed: datetime, 
     assert found.claimedtime == (None if kept else claimed)
 
 
-@pytest.mark.parametrize("name", ["loan_returned_at", "boot_at"])
-def test_implausible_times_in_the_data_are_bounded(name: str) -> None:
+def test_implausible_times_in_the_data_are_bounded() -> None:
     def at(time: datetime) -> Any:
-        fields: dict[str, Any] = {name: time}
-        return report(**fields)
+        return report(boot_at=time)
 
-    assert getattr(admitted(at(NOW + timedelta(days=1))).data, name) == NOW
-    assert getattr(admitted(at(datetime(1, 1, 1, tzinfo=UTC))).data, name) is None
+    assert admitted(at(NOW + timedelta(days=1))).data.boot_at == NOW
+    assert admitted(at(datetime(1, 1, 1, tzinfo=UTC))).data.boot_at is None
     usual = at(NOW - timedelta(days=1))
     assert admitted(usual).data is usual.data
 

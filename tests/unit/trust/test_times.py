@@ -14,7 +14,6 @@ from tests.factories import DAY, NOW
 SECOND = DAY / 86_400
 PAST = [
     (InventoryReported, "boot_at"),
-    (InventoryReported, "loan_returned_at"),
     (DdmStatusReported, "failure_at"),
 ]
 FUTURE = [
@@ -22,6 +21,7 @@ FUTURE = [
     (AdvisoryPublished, "expires_at"),
     (AdvisoryPublished, "kev_due_at"),
     (InventoryReported, "identity_expires_at"),
+    (InventoryReported, "loan_returned_at"),
 ]
 
 
