@@ -53,7 +53,7 @@ def facts_table(report: Report) -> Iterator[Fact]:
         "AC power": power.on_ac,
         "battery": "none seen" if power.battery_percent is None else f"{power.battery_percent} %",
         "volume owners": None if owners is None else len(owners),
-        "the configured account owns the volume": is_owner,
+        "the account owns the volume": is_owner,
         "user at the screen": mac_facts.parse_user_logged_in(text("console")),
         "installer running": mac_facts.parse_installer_running(text("processes")),
         "enrolled": enrollment.enrolled,

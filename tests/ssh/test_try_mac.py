@@ -36,7 +36,7 @@ def test_facts_are_shown_and_saved_without_the_serial_number(
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert f"serial number: {SERIAL}" in lines
-    assert {"macOS: 26.6", "the configured account owns the volume: yes", "enrolled: no"} <= set(lines)
+    assert {"macOS: 26.6", "the account owns the volume: yes", "enrolled: no"} <= set(lines)
     assert json.loads(saved.read_text())["system"].startswith("ProductName:")
     assert SERIAL not in saved.read_text()
     assert "jappleseed" not in saved.read_text()
