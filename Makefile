@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS, SEED_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka demo-mdm e2e-mdm pilot fmt lint type test test-unit test-security bench bench-core bench-ratio bench-embedded bench-document bench-outage mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka demo-mdm e2e-mdm e2e-ssh pilot fmt lint type test test-unit test-security bench bench-core bench-ratio bench-embedded bench-document bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short faults fault-seeds coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -46,9 +46,9 @@ type: ## check types
 	@tools/environment dev
 	@$(BIN)/mypy --no-error-summary
 
-test: lint type ## check style and types, and run all tests but e2e-mdm and pilot
+test: lint type ## check style and types, and run all tests but e2e-mdm, e2e-ssh and pilot
 	@for server in $(TEST_SERVERS); do tools/servers $$server || [ -z "$$CI" ] || exit 1; done
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/mdm/test_end_to_end.py --ignore=tests/mdm/test_killed_executors.py --ignore=tests/e2e/test_pilot.py --ignore=tests/e2e/test_summer_2026.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --ignore=tests/mdm/test_end_to_end.py --ignore=tests/mdm/test_killed_executors.py --ignore=tests/ssh/test_once.py --ignore=tests/e2e/test_pilot.py --ignore=tests/e2e/test_summer_2026.py $(PYTEST_ARGS)
 
 test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
@@ -66,6 +66,10 @@ e2e-mdm: ## let an advisory reach 50 Macs through real MDM servers, and kill exe
 	@tools/environment dev
 	@tools/servers kafka $(MDM_SERVERS)
 	@$(BIN)/python -m pytest tests/mdm/test_end_to_end.py tests/mdm/test_killed_executors.py -n 2 $(PYTEST_ARGS)
+
+e2e-ssh: ## kill executors and cut connections over SSH: each Mac gets its order once
+	@tools/environment dev
+	@$(BIN)/python -m pytest tests/ssh/test_once.py -n 2 $(PYTEST_ARGS)
 
 faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
 	@tools/environment dev
