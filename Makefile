@@ -48,7 +48,7 @@ type: ## check types
 
 test: lint type ## check style and types, and run all tests but e2e-mdm, e2e-ssh and pilot
 	@for server in $(TEST_SERVERS); do tools/servers $$server || [ -z "$$CI" ] || exit 1; done
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/mdm/test_end_to_end.py --ignore=tests/mdm/test_killed_executors.py --ignore=tests/ssh/test_once.py --ignore=tests/e2e/test_pilot.py --ignore=tests/e2e/test_summer_2026.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --ignore=tests/mdm/test_end_to_end.py --ignore=tests/mdm/test_killed_executors.py --ignore=tests/ssh --ignore=tests/e2e/test_pilot.py --ignore=tests/e2e/test_summer_2026.py $(PYTEST_ARGS)
 
 test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
@@ -67,9 +67,9 @@ e2e-mdm: ## let an advisory reach 50 Macs through real MDM servers, and kill exe
 	@tools/servers kafka $(MDM_SERVERS)
 	@$(BIN)/python -m pytest tests/mdm/test_end_to_end.py tests/mdm/test_killed_executors.py -n 2 $(PYTEST_ARGS)
 
-e2e-ssh: ## kill executors and cut connections over SSH: each Mac gets its order once
+e2e-ssh: ## update Macs through a real OpenSSH, with kills and cut connections
 	@tools/environment dev
-	@$(BIN)/python -m pytest tests/ssh/test_once.py -n 2 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/ssh -n 2 $(PYTEST_ARGS)
 
 faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
 	@tools/environment dev
