@@ -225,6 +225,8 @@ class Identities:
                 yield FindingCode.SERIAL_CHANGED, serial
 
     def _shared_enrollment(self, device: Device) -> Iterator[tuple[FindingCode, str]]:
+        if device.is_partial:
+            return  # it gets no job, and an enrollment belongs to a UDID
         udid, enrollment = device.udid, device.enrollment_id
         others = {
             one
