@@ -1,14 +1,18 @@
 # `make demo` and `make test` do the set-up: each creates the .venv that it needs.
-# PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS, SEED_ARGS and MUTATE_ARGS are passed on.
+# PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS, SEED_ARGS, OBSERVE_ARGS, HOSTILE_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka demo-mdm e2e-mdm e2e-ssh pilot fmt lint type test test-unit test-security bench bench-core bench-ratio bench-embedded bench-document bench-outage mutate fuzz schemas lock clean
-.PHONY: chaos chaos-short faults fault-seeds coverage chart tools tools-deploy kafka-up kafka-down
+.PHONY: help demo demo-kafka demo-mdm e2e e2e-mdm e2e-ssh test-installers pilot fmt lint type test test-unit test-security test-kafka test-faults test-properties bench bench-core bench-ratio bench-embedded bench-document bench-outage bench-hostile mutate fuzz schemas lock clean
+.PHONY: chaos chaos-short observe faults fault-seeds coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
 # Real servers of `make test`. Outside CI, tests without their server are skipped.
 MDM_SERVERS := nanomdm kmfddm scepserver scepclient
 TEST_SERVERS := kafka $(MDM_SERVERS) helm kubeconform kubernetes-schemas
+S3_SERVERS := versitygw toxiproxy
+# Targets of their own run these tests, so that `make test` takes less than ten minutes.
+TESTS_WITH_A_TARGET := tests/faults tests/integration tests/installers tests/ssh tests/mdm/test_end_to_end.py \
+	tests/mdm/test_killed_executors.py tests/e2e/test_pilot.py tests/e2e/test_summer_2026.py
 COVERED_TESTS := tests/unit tests/property tests/contracts tests/chaos tests/e2e
 CLUSTER ?= 1
 KAFKA_PORT ?= 19092
@@ -46,21 +50,29 @@ type: ## check types
 	@tools/environment dev
 	@$(BIN)/mypy --no-error-summary
 
-test: lint type ## check style and types, and run all tests but e2e-mdm, e2e-ssh and pilot
+test: lint type ## check style and types, and run the tests that have no target of their own
 	@for server in $(TEST_SERVERS); do tools/servers $$server || [ -z "$$CI" ] || exit 1; done
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/mdm/test_end_to_end.py --ignore=tests/mdm/test_killed_executors.py --ignore=tests/ssh --ignore=tests/e2e/test_pilot.py --ignore=tests/e2e/test_summer_2026.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 $(addprefix --ignore=,$(TESTS_WITH_A_TARGET)) $(PYTEST_ARGS)
 
 test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
 
-test-security: ## attack a running service as a sender does (tests/security)
+test-security: ## attack running programs as a sender, a feed or a writer of topics does (tests/security)
 	@tools/environment dev
-	@$(BIN)/python -m pytest tests/security -n 2 $(PYTEST_ARGS)
+	@tools/servers kafka
+	@$(BIN)/python -m pytest tests/security tests/integration/test_attacks.py -n 2 $(PYTEST_ARGS)
+
+test-installers: ## store, cache and serve installers with a real S3 server, and cut its connections
+	@tools/environment dev
+	@tools/servers $(S3_SERVERS)
+	@$(BIN)/python -m pytest tests/installers -n 2 $(PYTEST_ARGS)
 
 pilot: ## let 3,000 Macs pass two weeks of dry run, twice: then one site goes live; with the releases of summer 2026
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/e2e/test_pilot.py tests/e2e/test_summer_2026.py -n 2 $(PYTEST_ARGS)
+
+e2e: e2e-mdm e2e-ssh test-installers ## let Macs be updated, reinstalled, imaged and erased over MDM and SSH, with installers from S3
 
 e2e-mdm: ## let an advisory reach 50 Macs through real MDM servers, and kill executors there
 	@tools/environment dev
@@ -71,7 +83,21 @@ e2e-ssh: ## update Macs through a real OpenSSH, with kills and cut connections
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/ssh -n 2 $(PYTEST_ARGS)
 
-faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
+test-kafka: ## run the programs of the fleet form on a real broker (tests/integration)
+	@tools/environment dev
+	@tools/servers kafka cloudevents-java $(MDM_SERVERS)
+	@$(BIN)/python -m pytest tests/integration -n 2 $(PYTEST_ARGS)
+
+test-faults: ## damage disks, files and topics, in the short set of tests/faults
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
+
+test-properties: ## run the property tests with four times the examples of `make test`
+	@tools/environment dev
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/unit tests/property tests/security -m hypothesis -n 2 --timeout=600 $(PYTEST_ARGS)
+
+faults: ## damage disks, files and topics, in every way of tests/faults
 	@tools/environment dev
 	@tools/servers kafka
 	@DRYDOCK_FAULTS=all $(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
@@ -83,7 +109,7 @@ fault-seeds: ## mix kills with random faults by seed, then check (SEED_ARGS="--s
 coverage: ## list the modules of which fast tests reach less than 80 % of the lines
 	@tools/environment dev
 	@rm -rf .coverage && mkdir .coverage
-	@HYPOTHESIS_PROFILE=default $(BIN)/coverage run -m pytest $(COVERED_TESTS) -n 2 -m "not slow" -q $(PYTEST_ARGS)
+	@$(BIN)/coverage run -m pytest $(COVERED_TESTS) -n 2 -m "not slow" -q $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage json --quiet -o .coverage/report.json
 	@$(BIN)/python tools/coverage_table.py .coverage/report.json
@@ -109,6 +135,10 @@ bench-document: ## measure a first document of SOFA with 3,000 known Macs (FEED=
 	@tools/environment dev
 	@$(BIN)/python -m tests.bench.first_document $(FEED)
 
+bench-hostile: ## send honest webhooks beside hostile senders (HOSTILE_ARGS="--seconds 60 --rate 200")
+	@tools/environment dev
+	@$(BIN)/python -W ignore -m tests.bench.hostile $(HOSTILE_ARGS)
+
 bench-outage: ## stop Kafka under webhooks and count them (OUTAGE_ARGS="--seconds 60 --rate 200")
 	@tools/environment dev
 	@tools/servers kafka
@@ -118,6 +148,10 @@ chaos: ## kill and tamper with a fleet on Kafka, then check it (20 minutes; CHAO
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.chaos $(CHAOS_ARGS)
+
+observe: ## let an incident fire its alerts and end them, in a real Prometheus and Alertmanager (OBSERVE_ARGS="--short")
+	@tools/environment dev
+	@$(BIN)/python -W ignore -m tests.observe $(OBSERVE_ARGS)
 
 chaos-short: ## run chaos on a small fleet (3 minutes)
 	@tools/environment dev
@@ -139,7 +173,7 @@ chart: ## lint and render the Helm chart, and check the objects
 	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
 
 tools: ## fetch and build the servers that tests use (java, mvn, go)
-	@tools/servers kafka $(MDM_SERVERS)
+	@tools/servers kafka cloudevents-java $(MDM_SERVERS) $(S3_SERVERS)
 
 tools-deploy: ## fetch and build the tools that check the Helm chart (go)
 	@tools/servers helm kubeconform kubernetes-schemas
@@ -158,9 +192,9 @@ schemas: ## write schemas/published again
 	@$(BIN)/drydock schemas
 
 lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer versions)
-	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --group dev pyproject.toml -o requirements/dev.lock
-	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --group build -c requirements/dev.lock pyproject.toml -o requirements/server.lock
-	$(LOCK) $(if $(UPGRADE),--upgrade) -c requirements/dev.lock deploy/agent/pyproject.toml -o requirements/agent.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --extra s3 --group dev pyproject.toml -o requirements/dev.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --extra s3 --group build -c requirements/dev.lock pyproject.toml -o requirements/server.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra s3 -c requirements/dev.lock deploy/agent/pyproject.toml -o requirements/agent.lock
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group pyproject.toml:fuzz -o requirements/fuzz.lock
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps --group pyproject.toml:deploy -o requirements/deploy.lock
 

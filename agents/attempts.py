@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from agents.lifecycle import JournalEntry, Phase
+from agents.journal_entry import JournalEntry, Phase
 from schemas.attempts import PRE_RELEASE_KEYS, AttemptRecord
 from schemas.dead_letters import DeadLetterCode
 from schemas.model import has_any_key

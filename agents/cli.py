@@ -10,6 +10,7 @@ import typer
 
 from agents.config.commands import check, doctor, read_config, try_mac
 from runtime.command_output import fail
+from runtime.private_files import use_private_umask
 
 if TYPE_CHECKING:
     from agents.clock import Clock
@@ -115,6 +116,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     at each Mac and continues. Without --config, or if the file does not have the site, it is a dry
     run: every job is withheld and no Mac is touched. Exit 2 if it cannot start or continue.
     """
+    use_private_umask()
     if context.invoked_subcommand is not None:
         return
     if site is None or data_dir is None:
@@ -133,7 +135,6 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
     if config is not None and simulate is not None:
         fail("--config acts on real Macs and --simulate on simulated ones: choose one")
-    address = _address(listen) if listen else None
     access, clock = _access(simulate)
     try:
         plan = AgentPlan(
@@ -145,7 +146,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
             slots=slots,
             drain_s=drain_s,
             session_s=session_s,
-            listen=address,
+            listen=_address(listen) if listen else None,
             access=access,
             config=None if config is None else read_config(config).config,
             clock=clock,

@@ -5,24 +5,25 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 import httpx
 
-from agents.config.model import AgentConfig, SiteConfig
+from agents.config.model import AgentConfig, InstallersConfig, SiteConfig
 from agents.config.secrets import SecretError, read_erase_pin
-from agents.config.servers import open_server
+from agents.config.servers import ServerConfigError, open_server
 from agents.config.ssh_access import open_ssh
 from agents.destructive_lock import DestructiveLock
-from agents.mac import Mac
+from agents.installers.metrics import InstallerMetrics
+from agents.installers.source import Installer, InstallerSource, Staging
+from agents.mac import Mac, Obstacle
 from agents.mdm.answers import AnswerStore, Finding, QueryAnswer
 from agents.mdm.mac import MdmMacs
 from agents.mdm.metrics import MdmMetrics
 from agents.mdm.queries import MacQueries
 from agents.preflight import Limits
 from agents.site_access import SiteAccess
-from agents.ssh.methods import SSH_METHODS
 from agents.verification import Refusal
 from runtime import sqlite
 from runtime.logs import Log
@@ -31,6 +32,9 @@ from schemas import logkeys as key
 from schemas.envelope import Event
 from schemas.jobs import MDM_METHODS, Job
 from schemas.results import ErrorCode, Outcome
+
+if TYPE_CHECKING:
+    from agents.installers.site_installers import SiteInstallers
 
 ANSWERS_FILE: Final = "answers.sqlite"
 _PRUNE_EVERY: Final = timedelta(hours=6)
@@ -48,18 +52,13 @@ class SitePermissions:
     def refuse(self, job: Job) -> Refusal | None:
         """Return the reason not to give the job's order, None if it is permitted.
 
-        In this order: the method is not listed (`method_not_allowed`), the Mac is not listed for
-        destructive work (`locked`), the method is not built (`unsupported`).
+        The method is not listed (`method_not_allowed`), else the Mac is not listed for destructive
+        work (`locked`).
         """
         if job.method not in self._methods:
             detail = f"the site's configuration does not list the method {job.method}"
             return Refusal(Outcome.REFUSED, ErrorCode.METHOD_NOT_ALLOWED, detail)
-        if locked := self._lock.refuse(job):
-            return locked
-        if job.method not in MDM_METHODS | SSH_METHODS:
-            detail = f"no executor for {job.method} is built yet"
-            return Refusal(Outcome.REFUSED, ErrorCode.UNSUPPORTED, detail)
-        return None
+        return self._lock.refuse(job)
 
 
 class ConfiguredSites:
@@ -86,6 +85,7 @@ class ConfiguredSites:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.now = now
+        self._environment = environment
         self._on_finding = on_finding
         self._on_query_answer = on_query_answer
         self._prune_at: datetime | None = None
@@ -110,8 +110,16 @@ class ConfiguredSites:
             )
             for name, site in config.sites.items()
         }
+        self._installers: dict[str, SiteInstallers] = {}
         self._accesses = {
-            name: _access(site, macs[name], environment, now) for name, site in config.sites.items()
+            name: _access(
+                site,
+                macs[name],
+                environment,
+                now,
+                None if site.installers is None else _StartedInstallers(self._installers, name),
+            )
+            for name, site in config.sites.items()
         }
         self.queries: Mapping[str, MacQueries] = {
             name: MacQueries(macs[name], self.answers, now) for name in config.sites
@@ -120,6 +128,19 @@ class ConfiguredSites:
     def access(self, site: str) -> SiteAccess | None:
         """Return the access to the Macs of a site; None if the site is in dry run."""
         return self._accesses.get(site)
+
+    def start_caches(self, metrics: InstallerMetrics, log: Log) -> None:
+        """Open and start the caches of installers; before, Macs fetch theirs from Apple.
+
+        Raises ServerConfigError for a cache that cannot be used as configured.
+        """
+        for name, site in self._config.sites.items():
+            if site.installers is not None:
+                opened = _open_installers(
+                    site.installers, self._environment, self.now, metrics, log
+                )
+                self._installers[name] = opened
+                opened.start()
 
     def query_budgets(self, site: str) -> Mapping[str, int]:
         """Return the budget of queries of each MDM server of a site; none if it is in dry run."""
@@ -149,11 +170,26 @@ class ConfiguredSites:
         return applied.udids
 
     def close(self) -> None:
-        """Close the store and the connections."""
+        """Close the store and the connections, and stop the caches of installers."""
+        for installers in self._installers.values():
+            installers.stop()
         self.answers.close()
         for servers in self._servers.values():
             for server in servers.values():
                 server.close()
+
+
+class _StartedInstallers:
+    """The installers of a site (InstallerSource), None for each job until its cache starts."""
+
+    def __init__(self, started: Mapping[str, InstallerSource], site: str) -> None:
+        self._started = started
+        self._site = site
+
+    def installer(self, job: Job) -> Installer | Staging | Obstacle | None:
+        """Return the installer of the job's target; see InstallerSource."""
+        source = self._started.get(self._site)
+        return None if source is None else source.installer(job)
 
 
 def finding_reporter(log: Log, metrics: MdmMetrics) -> Callable[[Finding], None]:
@@ -176,10 +212,34 @@ def finding_reporter(log: Log, metrics: MdmMetrics) -> Callable[[Finding], None]
     return report
 
 
+def _open_installers(
+    config: InstallersConfig,
+    environment: Mapping[str, str],
+    now: Callable[[], datetime],
+    metrics: InstallerMetrics,
+    log: Log,
+) -> "SiteInstallers":
+    try:
+        # An agent without a cache has no boto3.
+        from agents.config.installers_access import open_installers  # noqa: PLC0415
+    except ImportError as error:
+        raise ServerConfigError("`installers` needs boto3: drydock-agent[s3]") from error
+    return open_installers(config, environment, now=now, metrics=metrics, log=log)
+
+
 def _access(
-    site: SiteConfig, mdm: MdmMacs, environment: Mapping[str, str], now: Callable[[], datetime]
+    site: SiteConfig,
+    mdm: MdmMacs,
+    environment: Mapping[str, str],
+    now: Callable[[], datetime],
+    installers: InstallerSource | None,
 ) -> SiteAccess:
-    ssh = None if site.ssh is None else open_ssh(site.ssh, environment, now)
+    limits = Limits(**site.limits.model_dump())
+    ssh = (
+        None
+        if site.ssh is None
+        else open_ssh(site.ssh, environment, now, installers=installers, limits=limits)
+    )
 
     def mac_for(job: Job) -> Mac:
         return mdm if ssh is None or job.method in MDM_METHODS else ssh
@@ -188,7 +248,6 @@ def _access(
         # A Mac itself keeps nothing: a command that has begun runs to its end.
         return mdm.withdraw_order(job, order) if job.method in MDM_METHODS else ""
 
-    limits = Limits(**site.limits.model_dump())
     return SiteAccess(mac_for, SitePermissions(site).refuse, limits, withdraw_order)
 
 

@@ -13,47 +13,47 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import count
 from typing import Final
 
-from agents.journal import Journal, UnpublishedResult
-from agents.lifecycle import (
-    ENFORCEMENT_POLL,
-    WATCH_POLL,
+from agents.attempt_steps import (
     Act,
     Finish,
-    JournalEntry,
     LookResult,
     Observe,
-    Phase,
     Step,
     Unreachable,
     Wait,
-    apply_ack,
     end_dry_run,
-    halt,
-    next_step,
     refuse,
     result,
+    withhold,
+)
+from agents.journal import Journal, UnpublishedResult
+from agents.journal_entry import JournalEntry, Phase
+from agents.lifecycle import (
+    apply_ack,
+    halt,
+    leaves_an_order,
+    next_step,
     supersede,
     withdrawing,
     withdrawn,
-    withhold,
 )
 from agents.mac import UnreachableError
 from agents.preflight import Limits
 from agents.site_access import SiteAccess
-from agents.verification import Proven, Refusal, examine
+from agents.verification import MAX_AHEAD, Proven, Refusal, examine, revocation
+from agents.watching import ENFORCEMENT_POLL, WATCH_POLL
 from runtime.trusted_keys import KeyRing
 from schemas.events.control import HaltScope
-from schemas.jobs import Job, JobIssued, JobSuperseded
+from schemas.jobs import MAX_JOB_LIFETIME, Job, JobIssued, JobSuperseded
 from schemas.results import ErrorCode, JobResult, Outcome
 
 _MAX_DETAIL: Final = 200
 # Each one is a durable write: a tick stays short.
 _DRY_RUN_SLICE: Final = 100
-_MAX_JOB_LIFETIME: Final = timedelta(days=365)
 
 
 class Executor:
@@ -94,6 +94,8 @@ class Executor:
         self._blocked: dict[str, None] = {}
         self._unblocked = False
         self._halts_changed = False
+        # Also at the start: keys may have been removed since the jobs were accepted.
+        self._keys_changed = True
         # Ended jobs whose order is not withdrawn yet, by UDID.
         self._withdrawing: dict[str, set[str]] = {}
         self._heap: list[tuple[datetime, int, str]] = []
@@ -110,8 +112,13 @@ class Executor:
     # --- inputs ---
 
     def set_keys(self, keys: KeyRing) -> None:
-        """Verify jobs that arrive from now on with these keys."""
+        """Verify jobs with these keys from now on.
+
+        The next `tick` refuses each accepted job that has no order yet and whose key, or that of
+        its approval, is not one of them.
+        """
         self._keys = keys
+        self._keys_changed = True
 
     def set_halts(self, scopes: Collection[HaltScope] | None) -> None:
         """Set the halts in force. None means that they are unknown: no job starts."""
@@ -123,16 +130,24 @@ class Executor:
     def submit(self, issued: JobIssued, now: datetime) -> None:
         """Verify a job and journal it, or journal its refusal, before this returns.
 
+        The refusal of a job that no trusted key signed for this site is journalled under the hash
+        of its record: its id is that of any job. Raises NotYetValidError for a job that was issued
+        more than a day ahead of the clock; nothing is journalled.
+
         An accepted job withdraws the older jobs of its Mac that did not touch it. A job that was
-        issued before the newest job of its Mac ends as superseded. For a job that the journal has
-        already, `results` returns its newest result again.
+        issued before the newest job of its Mac ends as superseded (`newer_job`). For a job that the
+        journal has already, `results` returns its newest result again.
         """
         if self._journal.knows(issued.job.job_id):
             self._journal.republish(issued.job.job_id)
             return
         verdict = examine(issued, self._site, self._keys, self._journal.proven_time.no_earlier(now))
         if isinstance(verdict, Refusal):
-            self._journal.refuse(issued, self._refused(issued.job, verdict), now)
+            refused = self._refused(issued.job, verdict)
+            if verdict.is_proven:
+                self._journal.refuse(issued, refused, now)
+            else:
+                self._journal.refuse_unproven(issued.sha256, refused, now)
             return
         self._accept(verdict, now)
 
@@ -171,7 +186,7 @@ class Executor:
                 detail="withdrawn before it arrived",
             )
             # The expiry is unknown without the job. A job that arrives later than this has expired.
-            self._journal.close_unseen(unseen, now + _MAX_JOB_LIFETIME, now)
+            self._journal.close_unseen(unseen, now + MAX_JOB_LIFETIME + MAX_AHEAD, now)
 
     def wake(self, udids: Iterable[str], now: datetime) -> None:
         """Make the jobs of these Macs due at `now`: there is news about them."""
@@ -191,6 +206,9 @@ class Executor:
         for _ in range(min(len(self._withheld), _DRY_RUN_SLICE)):
             ended = end_dry_run(self._withheld.popleft())
             self._journal.save("end dry run", ended.entry, ended.results, now)
+        if self._keys_changed:
+            self._keys_changed = False
+            self._apply_keys(now)
         if self._halts_changed:
             self._halts_changed = False
             self._apply_halts(now)
@@ -212,10 +230,11 @@ class Executor:
         """Return the time of the next useful `tick` if no job arrives; None without live jobs.
 
         It is `now` if a job is due already, if a blocked job may be able to start, if other halts
-        may end jobs under way, or if jobs of an earlier dry run remain.
+        may end jobs under way, if keys changed, or if jobs of an earlier dry run remain.
         """
-        may_halt = self._halts_changed and self._touched and self._withdraw_order is not None
-        if self._withheld or may_halt or (self._unblocked and self._blocked):
+        may_halt = self._halts_changed and self._live and self._withdraw_order is not None
+        may_start = (self._unblocked and self._blocked) or (self._keys_changed and self._live)
+        if self._withheld or may_halt or may_start:
             return now
         while self._heap and self._wakes.get(self._heap[0][2]) != self._heap[0][0]:
             heapq.heappop(self._heap)
@@ -260,18 +279,23 @@ class Executor:
             accepted_at=now,
             wake_at=now,
             approved_until=proven.approved_until,
+            signed_by=proven.signed_by,
             history_unknown=self._journal.is_history_unknown(job, now),
         )
-        newest = self._journal.newest_order(job.udid)
-        if newest is not None and job.issued_at < newest:
+        if self._is_out_of_date(job, now):
             # A newer job of this Mac arrived before: this one was delayed and is out of date.
             superseded = result(
                 entry,
                 Outcome.SUPERSEDED,
-                ErrorCode.SUPERSEDED,
+                ErrorCode.NEWER_JOB,
                 detail="a newer job of this Mac arrived before",
             )
-            done = replace(entry, phase=Phase.DONE, outcome=Outcome.SUPERSEDED)
+            done = replace(
+                entry,
+                phase=Phase.DONE,
+                outcome=Outcome.SUPERSEDED,
+                error_code=ErrorCode.NEWER_JOB,
+            )
             self._journal.accept(done, (superseded,), now)
             return
         self._journal.accept(entry, (result(entry, Outcome.ACCEPTED),), now)
@@ -280,6 +304,19 @@ class Executor:
                 self._store("supersede", supersede(self._live[older], now), now)
         self._track(entry)
         self._schedule(now, job.job_id)
+
+    def _is_out_of_date(self, job: Job, now: datetime) -> bool:
+        """Return True if a newer job of the Mac arrived before.
+
+        A newer job of the future does not count, unless it touched the Mac: it shows that a clock
+        was ahead, not that this job is out of date.
+        """
+        newest = self._journal.newest_order(job.udid)
+        if newest is None or job.issued_at >= newest:
+            return False
+        of_mac = self._touched.intersection(self._queues.get(job.udid, ()))
+        is_newer_touched = any(self._live[one].job.issued_at > job.issued_at for one in of_mac)
+        return is_newer_touched or newest <= self._journal.proven_time.no_earlier(now)
 
     def _advance_all(
         self, job_ids: Iterable[str], now: datetime, should_yield: Callable[[], bool]
@@ -322,7 +359,8 @@ class Executor:
         step = next_step(entry, None, self._journal.proven_time.no_earlier(now), self._limits)
         if isinstance(step, Observe):
             if self._must_wait(entry):
-                self._block(entry, now)
+                if not self._apply_halt(entry, now):
+                    self._block(entry, now)
                 return
             step = self._observe(entry, now)
         if isinstance(step, Act) and (self._is_halted(entry.job) or self._refusal(entry.job)):
@@ -355,14 +393,26 @@ class Executor:
         return None if self._access is None else self._access.withdraw_order
 
     def _apply_halts(self, now: datetime) -> None:
-        """Withdraw the orders of jobs under way that a halt covers, where that is possible."""
-        if self._halts is None or self._withdraw_order is None:
-            return
-        for job_id in sorted(self._touched, key=self._sort_key):
-            entry = self._live[job_id]
-            step = halt(entry) if self._is_halted(entry.job) else None
-            if step is not None:
-                self._store("halt", step, now)
+        """Withdraw the orders of jobs that a halt covers, where that is possible."""
+        for job_id in sorted(self._live, key=self._sort_key):
+            self._apply_halt(self._live[job_id], now)
+
+    def _apply_halt(self, entry: JournalEntry, now: datetime) -> bool:
+        """Withdraw the job's order if a halt covers it; return True if the journal has changed."""
+        is_known = self._halts is not None and self._withdraw_order is not None
+        step = halt(entry) if is_known and self._is_halted(entry.job) else None
+        if step is not None:
+            self._store("halt", step, now)
+        return step is not None
+
+    def _apply_keys(self, now: datetime) -> None:
+        """Refuse the accepted jobs without an order whose keys are no longer trusted."""
+        for entry in list(self._live.values()):
+            if entry.phase is Phase.ACCEPTED:
+                refusal = revocation(entry.job, entry.signed_by, self._keys)
+                if refusal is not None:
+                    refused = refuse(entry, refusal.error_code, refusal.detail)
+                    self._store("revoke", refused, now)
 
     def _withdraw(self, entry: JournalEntry, now: datetime) -> None:
         """Withdraw the order of an ended job; call again later unless nothing of it is left."""
@@ -430,7 +480,7 @@ class Executor:
         self._touched.add(entry.job.job_id)
         self._schedule(entry.wake_at, entry.job.job_id)
         try:
-            ack = access.mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
+            ack = access.mac_for(entry.job).act(entry.step, entry.ordered_job, entry.attempt)
         except Exception:  # noqa: BLE001 - after any error the order may have arrived
             return
         self._store("response", apply_ack(entry, ack, now), now)
@@ -445,7 +495,8 @@ class Executor:
         entry = step.entry
         job_id = entry.job.job_id
         old = self._live[job_id]
-        if entry.phase is Phase.DONE and old.touched and self._withdraw_order is not None:
+        may_withdraw = entry.phase is Phase.DONE and self._withdraw_order is not None
+        if may_withdraw and leaves_an_order(old, entry):
             entry = withdrawing(entry, now)
         # A change of `wake_at` alone is not journalled: after a restart every job is due.
         if step.results or replace(entry, wake_at=old.wake_at) != old:

@@ -6,7 +6,7 @@ job was issued before the journal began to be complete (`agents.journal.Journal.
 
 | history | the Mac shows | an erasing job | another job |
 | --- | --- | --- | --- |
-| any | the mark of the order | watch the order | watch the order |
+| any | the mark of the order | watch the order | watch it; declare its time again, fit or not |
 | any | the order in the queue of its MDM server | wait for it | wait for it |
 | unknown | the target, installed and booted since the issue | done | done |
 | any | another installation since the issue | refuse | give the order |
@@ -80,10 +80,12 @@ def earlier_order(
 ) -> Evidence:
     """Return the evidence for an earlier order of this job, by the table of the module.
 
-    `marker` is the name of the order. At `settled_at` an order that was given before the job
-    arrived has arrived at the Mac, or never will.
+    `marker` is the name of the order. The mark of another step of the attempt counts too: a job
+    that was issued again can have another method. At `settled_at` an order that was given before
+    the job arrived has arrived at the Mac, or never will.
     """
-    if marker in look.marks:
+    attempt = marker.rpartition("/")[0] + "/"
+    if any(mark.startswith(attempt) for mark in look.marks):
         return Marked()
     if marker in look.pending:
         return Queued()

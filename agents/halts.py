@@ -4,9 +4,14 @@ Every agent reads the whole topic, without a consumer group, and asks the broker
 the end offset. The halts are known for `STALE_AFTER_S` after a request for the end offset, once
 everything before that offset is read. After that time they are unknown, and no job may start.
 
+Only events that a trusted key for control signed count. Others are logged and counted: anyone who
+can write the topic could clear a halt. When a key is added or removed, the topic is read again from
+its first record.
+
 The topic keeps all records, so halts may be missing if its first records were deleted before they
 were read. That is reported; while nothing else is in the topic, the halts are unknown. Halts that
-were read once stay in force until they are cleared, also if the topic is created again.
+were read once stay in force until they are cleared, also if the topic is created again, or if the
+key that signed them is removed; a clearing by a removed key does not count any more.
 """
 
 import threading
@@ -19,9 +24,13 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
 from runtime.kafka import KafkaConnection
 from runtime.retry import QUICK, Backoff
+from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
 from schemas.envelope import HaltClearedEvent, HaltSetEvent, InvalidEvent, decode
 from schemas.events.control import HaltScope, HaltSet
+from schemas.signed_payloads import PublicKeys
+from schemas.signed_records import CONTROL_RECORD, verify_record
+from schemas.signing import SignatureError
 from schemas.topics import CONTROL
 
 STALE_AFTER_S: Final = 5.0
@@ -53,6 +62,14 @@ class HaltBook:
         if scope not in self._newest or sort_key > self._newest[scope][0]:
             self._newest[scope] = (sort_key, halt)
 
+    def without_clearings(self) -> "HaltBook":
+        """Return a new book with the halts alone: the key of a clearing may be trusted no more."""
+        kept = HaltBook()
+        kept._newest = {
+            scope: newest for scope, newest in self._newest.items() if newest[1] is not None
+        }
+        return kept
+
     def changed_at(self, scope: HaltScope) -> datetime | None:
         """Return the time of the newest event that set or cleared this scope, None without one."""
         newest = self._newest.get(scope.key)
@@ -67,31 +84,45 @@ class HaltBook:
         return tuple(h.scope for h in halts if h.until is None or now < h.until)
 
 
-def decode_halt(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
-    """Return the halt event in these bytes; None for another event or unreadable bytes."""
-    try:
-        event = decode(raw or b"")
-    except InvalidEvent:
+def decode_halt(raw: bytes | None, keys: PublicKeys) -> HaltSetEvent | HaltClearedEvent | None:
+    """Return the halt event in these bytes; None for an event of another type.
+
+    Raises SignatureError if none of `keys` signed a halt event, InvalidEvent for bytes that are no
+    event.
+    """
+    event = decode(raw or b"")
+    if not isinstance(event, HaltSetEvent | HaltClearedEvent):
         return None
-    return event if isinstance(event, HaltSetEvent | HaltClearedEvent) else None
+    verify_record(raw or b"", CONTROL_RECORD, keys)
+    return event
 
 
 class HaltReader(threading.Thread):
     """Thread that keeps the halts current. Any thread may call `scopes`.
 
-    `on_lost` is called with the number of records that were deleted before they were read.
+    `on_lost` is called with the number of records that were deleted before they were read, `keys`
+    returns the trusted keys (the same object until they change), and `on_ignored` is called for
+    each halt event that is unreadable or that no trusted key signed.
     """
 
     def __init__(
-        self, connection: KafkaConnection, log: Any, on_lost: Callable[[int], None]
+        self,
+        connection: KafkaConnection,
+        log: Any,
+        on_lost: Callable[[int], None],
+        keys: Callable[[], KeyRing],
+        on_ignored: Callable[[], None],
     ) -> None:
         super().__init__(daemon=True, name="halts")
         self._connection = connection
         self._log = log
         self._on_lost = on_lost
+        self._keys = keys
+        self._on_ignored = on_ignored
         # The offset before which all records are read, and that before which records are lost.
         self._read_before = self._lost_before = 0
         self._book = HaltBook()
+        self._read_with: KeyRing | None = None
         self._lock = threading.Lock()
         self._known_at: float | None = None
         self._ending = threading.Event()
@@ -143,29 +174,50 @@ class HaltReader(threading.Thread):
             begin = consumer.beginning_offsets([partition], timeout_ms=_TIMEOUT_MS)[partition]
             self._check_begin(begin)
             end, asked_at, ask_at = 0, 0.0, 0.0
-            while not self._ending.is_set():
+            keys = self._keys()
+            book = self._book if keys is self._read_with else self._book.without_clearings()
+            while not self._ending.is_set() and self._keys() is keys:
                 if time.monotonic() >= ask_at:
                     asked_at = time.monotonic()
                     end = consumer.end_offsets([partition], timeout_ms=_TIMEOUT_MS)[partition]
                     ask_at = asked_at + _END_OFFSET_INTERVAL_S
                 for record in consumer.poll(timeout_ms=_POLL_MS).get(partition, ()):
-                    event = decode_halt(record.value)
-                    if event is not None:
-                        with self._lock:
-                            self._book.apply(event)
-                    elif _HALT in (record.value or b""):
-                        # Ignore it: an unreadable halt could never be cleared and would stop all
-                        # jobs forever.
-                        self._log.error(
-                            "unreadable halt ignored; publish it again with `drydock halt`",
-                            **{key.TOPIC: CONTROL.name, key.OFFSET: record.offset},
-                        )
+                    self._fold_record(record, keys, book)
                 position = consumer.position(partition, timeout_ms=_TIMEOUT_MS)
                 if position is not None and position >= end:
                     self._read_before = max(self._read_before, position)
+                    with self._lock:
+                        self._book, self._read_with = book, keys
                     if end > self._lost_before or not self._lost_before:
                         with self._lock:
                             self._known_at = asked_at
+
+    def _fold_record(self, record: Any, keys: KeyRing, book: HaltBook) -> None:
+        """Fold the halt event of a record; log and count one that does not count.
+
+        An unreadable halt does not count: it could never be cleared and would stop all jobs
+        forever.
+        """
+        raw = record.value or b""
+        try:
+            event = decode_halt(raw, keys.control)
+        except SignatureError as error:
+            self._ignore("halt event ignored: no trusted key for control signed it", record, error)
+        except InvalidEvent as error:
+            if _HALT in raw:
+                message = "unreadable halt ignored; publish it again with `drydock halt`"
+                self._ignore(message, record, error)
+        else:
+            if event is not None:
+                with self._lock:
+                    book.apply(event)
+
+    def _ignore(self, message: str, record: Any, error: Exception) -> None:
+        if record.offset < self._read_before:
+            return  # it was counted when it was read first
+        self._on_ignored()
+        found = {key.TOPIC: CONTROL.name, key.OFFSET: record.offset, key.DETAIL: str(error)}
+        self._log.error(message, **found)
 
     def _check_begin(self, begin: int) -> None:
         """Report records before `begin` that were deleted before this agent read them."""

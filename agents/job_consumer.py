@@ -22,7 +22,6 @@ The thread only talks to Kafka: a slow Mac cannot cost the membership in the gro
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -42,11 +41,13 @@ from kafka.errors import (  # type: ignore[import-untyped]
 )
 
 from agents.assignor import RefusalAssignor
+from agents.consumer_group import GroupMember, rejoin_if_stuck, request_rejoin
+from agents.first_offset import first_offset
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, PartitionStatus
 from agents.stalls import Progress, StallMonitor
 from runtime.kafka import KafkaConnection, session_options
-from runtime.offset_gaps import COMMIT_METADATA, find_gap
+from runtime.offset_gaps import COMMIT_METADATA
 from runtime.retry import QUICK, Backoff, retrying
 from schemas import logkeys as key
 from schemas.topics import attempts_topic, jobs_topic
@@ -69,29 +70,6 @@ _PERMANENT_ERRORS: Final = (
 
 class JobConsumerError(Exception):
     """The jobs of the site cannot be read, and a retry in this process does not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class GroupMember:
-    """Identity of an agent in the consumer group of its site.
-
-    `name` survives a restart: an agent that returns within `session_s` gets its partitions back,
-    and an older process with the same name is fenced (static membership, KIP-345).
-    """
-
-    site: str
-    name: str
-    session_s: float = 30.0
-
-    @property
-    def group(self) -> str:
-        """Name of the site's consumer group."""
-        return f"drydock.agent.{self.site}"
-
-    @property
-    def instance(self) -> str:
-        """The `group.instance.id` of this member."""
-        return f"{self.group}.{self.name}"
 
 
 class JobConsumer(threading.Thread):
@@ -133,6 +111,8 @@ class JobConsumer(threading.Thread):
         self._leaving: list[PartitionRunner] = []
         # The committed offset of each partition: all records before it are in the changelog.
         self._done: dict[int, int] = {}
+        # The offset that the runner of each partition started at.
+        self._start_offsets: dict[int, int] = {}
         self._to_commit: dict[int, int] = {}
         self._lock = threading.Lock()
         self._drain_until: float | None = None
@@ -167,13 +147,14 @@ class JobConsumer(threading.Thread):
         """Return the status of each partition with a runner, by partition.
 
         It is None until the first cycle of a lease is done, also for a new lease after a lost one.
-        A runner without a journalled record has the last committed offset.
+        A runner without a journalled record has the offset that it started at: the committed one
+        can be that of a cycle that has not ended.
         """
         statuses = {partition: runner.status for partition, runner in [*self._runners.items()]}
         return {
             partition: status
             if status is None or status.offset is not None
-            else status._replace(offset=self._done.get(partition))
+            else status._replace(offset=self._start_offsets.get(partition))
             for partition, status in statuses.items()
         }
 
@@ -303,7 +284,7 @@ class JobConsumer(threading.Thread):
                 self._start_runner(partition)
 
     def _start_runner(self, partition: int) -> None:
-        """Start a runner at the offset of `_first_offset`.
+        """Start a runner at the offset of `first_offset`.
 
         Does nothing while this process drains, while the previous runner of the partition ends, or
         if the coordinator does not confirm a commit. Raises KafkaError if the offset cannot be
@@ -316,52 +297,16 @@ class JobConsumer(threading.Thread):
         topic_partition = TopicPartition(self._topic, partition)
         if partition not in self._done:
             # Not the consumer's position: it is past the records that are fetched already.
-            self._done[partition] = self._first_offset(topic_partition)
+            self._done[partition] = first_offset(
+                self._consumer, topic_partition, _CALL_TIMEOUT_MS, self._metrics, self._log
+            )
         if not self._commit_now({partition: self._done[partition]}):
             return
         self._consumer.seek(topic_partition, self._done[partition])
+        self._start_offsets[partition] = self._done[partition]
         runner = self._make_runner(partition, self.partitions, self.commit)
         self._runners[partition] = runner
         runner.start()
-
-    def _first_offset(self, topic_partition: TopicPartition) -> int:
-        """Return the committed offset, or the begin of the log if it is not ours or there is none.
-
-        The journal knows the orders that arrive again. Reports records that were deleted before an
-        agent read them, and an offset that another program committed. Raises KafkaError.
-        """
-        found = self._consumer.committed(
-            topic_partition, metadata=True, timeout_ms=_CALL_TIMEOUT_MS
-        )
-        asked = [topic_partition]
-        limit: dict[str, int] = {"timeout_ms": _CALL_TIMEOUT_MS}
-        begin: int = self._consumer.beginning_offsets(asked, **limit)[topic_partition]
-        if found is None:
-            return begin
-        end: int = self._consumer.end_offsets(asked, **limit)[topic_partition]
-        committed: int = found.offset
-        is_own = found.metadata == COMMIT_METADATA
-        if not is_own:
-            self._metrics.count_moved_offset()
-            self._report_gap("committed offset was moved by another program", topic_partition, 0)
-        gap = find_gap(
-            kept=None, committed=committed, metadata=found.metadata, begin=begin, end=end
-        )
-        if gap is not None and gap.is_cut:
-            message = "topic ends before the committed offset: was it created again?"
-            self._report_gap(message, topic_partition, gap.lost)
-        elif gap is not None:
-            self._metrics.count_lost_records(topic_partition.topic, gap.lost)
-            message = "records lost: they were deleted or skipped"
-            self._report_gap(message, topic_partition, gap.lost)
-        return committed if is_own and gap is None else begin
-
-    def _report_gap(self, message: str, topic_partition: TopicPartition, count: int) -> None:
-        partition_keys = {
-            key.TOPIC: topic_partition.topic,
-            key.PARTITION: topic_partition.partition,
-        }
-        self._log.error(message, **partition_keys, **{key.COUNT: count})
 
     def _apply_backpressure(self) -> None:
         """Pause each partition with a full queue, and all of them while this process drains.
@@ -531,20 +476,3 @@ class JobConsumer(threading.Thread):
     def _warn(self, what: str, error: Exception) -> None:
         detail = str(error) or type(error).__name__
         self._log.warning(what, **{key.SITE: self._member.site, key.DETAIL: detail})
-
-
-def rejoin_if_stuck(consumer: Any) -> None:
-    """Request a rejoin for a consumer that is stuck in the state 'rebalancing', else do nothing.
-
-    kafka-python 3.0.12: a change of the topic's metadata starts a rejoin. If the metadata changes
-    back before the join completes, `need_rejoin()` turns False and the consumer stays in
-    'rebalancing' forever: it commits nothing and sends no heartbeat.
-    """
-    coordinator = consumer._coordinator  # noqa: SLF001 - no public name shows this state
-    if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
-        request_rejoin(consumer)
-
-
-def request_rejoin(consumer: Any) -> None:
-    """Make the next poll of a consumer join its group again, with new metadata."""
-    consumer._coordinator.request_rejoin()  # noqa: SLF001 - no public name does this

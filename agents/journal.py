@@ -16,7 +16,7 @@ from typing import Final, NoReturn, Self
 
 from pydantic import TypeAdapter
 
-from agents.lifecycle import JournalEntry, Phase
+from agents.journal_entry import JournalEntry, Phase
 from agents.proven_time import ProvenTime
 from runtime import sqlite
 from schemas.envelope import JobResultedEvent
@@ -112,7 +112,8 @@ class Journal:
     commit. The constructor raises JournalError for a file that is in use, UnreadableJournalError
     for one that is damaged, of another version or of another `owner`, and sqlite3.OperationalError
     for one that cannot be opened or created. The methods raise sqlite3.Error if the file fails,
-    DamagedError if a row has another checksum. Any thread may call them, one thread at a time.
+    DamagedError if a row has another checksum. Any thread may call them, one thread at a time;
+    `copy` may be called meanwhile.
     `proven_time` gets the time of issue of each recorded job that was verified.
     """
 
@@ -175,12 +176,14 @@ class Journal:
         """Store the owner's name in a new journal; raise DamagedError if it has another name."""
         if owner is None:
             return
-        row = self._db.execute("SELECT name FROM owner").fetchone()
+        # As bytes: Python cannot decode a damaged text.
+        row = self._db.execute("SELECT CAST(name AS BLOB) FROM owner").fetchone()
         if row is None:
             with self._db.transaction("owner"):
                 self._db.execute("INSERT INTO owner VALUES (?)", (owner,))
-        elif row[0] != owner:
-            raise sqlite.DamagedError("read", self._path, f"journal of {row[0]}, not of {owner}")
+        elif row[0] != owner.encode():
+            name = row[0].decode(errors="replace")
+            raise sqlite.DamagedError("read", self._path, f"journal of {name}, not of {owner}")
 
     def _observe_issues(self) -> None:
         """Take the time of issue of all recorded jobs into `proven_time`."""
@@ -205,7 +208,8 @@ class Journal:
 
     def copy(self) -> bytes:
         """Return the content of a file that is a copy of this journal, as of the last commit."""
-        return self._db.serialize()
+        with self._db.between_transactions():
+            return self._db.serialize()
 
     def job_ids(self) -> frozenset[str]:
         """Return the ids of all recorded jobs: those for which `knows` returns True."""
@@ -304,6 +308,22 @@ class Journal:
         job = issued.job
         self.close_unseen(result, job.expires_at, now)
 
+    def refuse_unproven(self, sha256: str, result: JobResult, now: datetime) -> None:
+        """Record the refusal of a job that is not proven, under the hash of its record.
+
+        The result names the hash, so that it counts for that record only. If the refusal is
+        recorded already, `unpublished` returns it again. `prune` may delete it.
+        """
+        self._close(unproven_id(sha256), result.model_copy(update={"order_sha256": sha256}), now)
+
+    def _close(self, row_id: str, result: JobResult, now: datetime) -> None:
+        if self.knows(row_id):
+            self.republish(row_id)
+            return
+        with self._db.transaction("refuse"):
+            self._db.execute(INSERT_JOB, (row_id, result.udid, 0, _us(now), False, None))
+            self._add_results((result,), now, row_id)
+
     def close_unseen(self, result: JobResult, expires_at: datetime, now: datetime) -> None:
         """Record the end of a job that was never accepted: refused, or withdrawn before it arrived.
 
@@ -390,15 +410,28 @@ class Journal:
             )
         return gone
 
-    def _add_results(self, results: Iterable[JobResult], now: datetime) -> None:
-        """Insert unpublished results of time `now`; the caller has opened the transaction."""
+    def _add_results(
+        self, results: Iterable[JobResult], now: datetime, row_id: str | None = None
+    ) -> None:
+        """Insert unpublished results of time `now`; the caller has opened the transaction.
+
+        `row_id` is the id of their row of `jobs`, by default that of the job.
+        """
         self._db.executemany(
             INSERT_RESULT,
             [
-                (result.job_id, _us(now), result.model_dump_json(exclude_none=True), 0)
+                (row_id or result.job_id, _us(now), result.model_dump_json(exclude_none=True), 0)
                 for result in results
             ],
         )
+
+
+def unproven_id(sha256: str) -> str:
+    """Return the id of the row of a job that is not proven, from the hash of its record.
+
+    No job has it: the id of a job has no colon (`schemas.ids.derive_job_id`).
+    """
+    return f"sha256:{sha256}"
 
 
 def _row_crc(*columns: object) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from agents.configured_sites import ConfiguredSites
-from agents.job_consumer import GroupMember
+from agents.consumer_group import GroupMember
 from agents.mdm.metrics import MdmMetrics
 from agents.mdm.queries import QuerySender
 from agents.mdm.reader import AnswerReader
@@ -21,7 +21,7 @@ class LiveSite:
     """The threads; they are started and stopped together.
 
     `sites` has the site of `member` alone. `wake` is that of AnswerReader, `keys` that of
-    QueryReader.
+    both readers.
     """
 
     def __init__(
@@ -36,7 +36,9 @@ class LiveSite:
         log: Log,
     ) -> None:
         self._sites = sites
-        self._answers = AnswerReader(connection, sites, wake, sites.now, log)
+        self._answers = AnswerReader(
+            connection, sites, wake, sites.now, keys, metrics.count_ignored_record, log
+        )
         self._sender = QuerySender(
             sites.queries[member.site],
             sites.query_budgets(member.site),

@@ -24,6 +24,7 @@ STEPS: Final = {
     Method.PROFILES_RENEW: "renew",
     Method.INSTALL_PROFILE: "enroll",
     Method.RESTART_DEVICE: "restart",
+    Method.RESTART_UPDATE_SERVICE: "restart",
 }
 """Name of the one step that each method has on the Mac."""
 
@@ -88,7 +89,8 @@ class Observation:
     `bootstrap_token` if the token is escrowed at the MDM server; both are also None if the hardware
     needs none. `enrolled_at` is the time of the last complete enrollment. `busy` is True if the Mac
     must be left alone now; `obstacle` is the reason for which this form cannot give the order, None
-    without one. `serial` is the serial number that the Mac itself reported.
+    without one. `serial` is the serial number that the Mac itself reported. `snapshot_at` and
+    `time_machine_at` are the times of the newest APFS snapshot and of the newest complete backup.
     """
 
     os_version: OSVersion | None = None
@@ -113,6 +115,8 @@ class Observation:
     obstacle: Obstacle | None = None
     progress: Progress = Progress()
     serial: str | None = None
+    snapshot_at: datetime | None = None
+    time_machine_at: datetime | None = None
 
 
 class AckKind(StrEnum):

@@ -12,6 +12,7 @@ from runtime.metrics import (
     lost_records_counter,
     make_registry,
     moved_offsets_counter,
+    ready_gauge,
 )
 from schemas.dead_letters import DeadLetterCode
 from schemas.results import Outcome
@@ -30,7 +31,7 @@ _TOPICS: Final = (_JOBS, "drydock.attempts")
 
 
 class AgentMetrics:
-    """The metrics of one process, summed over its partitions. docs/metrics.md describes each."""
+    """The metrics of one process, summed over its partitions."""
 
     def __init__(self) -> None:
         self.registry = registry = make_registry()
@@ -39,27 +40,46 @@ class AgentMetrics:
             return Gauge(f"drydock_agent_{name}", help_text, registry=registry)
 
         self._live = gauge("jobs_live", "Accepted jobs without an end.")
-        self._touched = gauge("jobs_under_way", "Jobs between their first order and their end.")
+        self._touched = gauge(
+            "jobs_under_way", "Jobs between the first command to the Mac and their end."
+        )
         self._waiting = gauge("results_waiting", "Results that Kafka has not confirmed yet.")
         self._doubted_jobs = gauge(
-            "doubted_jobs", "Jobs with an unreadable record whose order did not arrive again."
+            "doubted_jobs",
+            "Jobs whose newest record in the attempts topic is unreadable and whose order is "
+            "not in the job topic. They are examined if their order arrives again.",
         )
-        self._partitions = gauge("partitions", "Partitions of the job topic assigned here.")
+        self._partitions = gauge(
+            "partitions", "Partitions of the site's job topic that are assigned to this process."
+        )
         self._stalled = gauge(
-            "partitions_stalled", "Partitions without progress, or given back because of it."
+            "partitions_stalled",
+            "Partitions without progress, or given back because of it. Above 0, `/readyz` is "
+            "503 with the reasons.",
         )
-        self._ready = Gauge(
-            "drydock_ready", "1 while the agent can start jobs, else 0.", registry=registry
-        )
+        self._ready = ready_gauge(registry)
         self._skew = clock_skew_gauge(registry)
-        self._lag = gauge("lag_records", "Jobs in Kafka that are not in the journal yet.")
-        self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
-        self._known = gauge("halts_known", "1 while all halts are read and recent, else 0.")
-        self._answers = gauge(
-            "answers_known", "1 while the answers of Macs are read and recent, else 0."
+        self._lag = gauge(
+            "lag_records", "Records of the job topic that are not in the journal yet."
         )
-        self._full = gauge("volume_full", "1 while the journals' volume has no room, else 0.")
-        self._polled = gauge("last_poll_timestamp_seconds", "Time of the last poll of Kafka.")
+        self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
+        self._known = gauge(
+            "halts_known",
+            "1 while the halts are read to the end of their topic, else 0. At 0 no job starts.",
+        )
+        self._answers = gauge(
+            "answers_known",
+            "1 while the answers of Macs at MDM servers are read to the ends of their topics, "
+            "else 0. At 0 no Mac at an MDM server is looked at. Always 0 without `--config`.",
+        )
+        self._full = gauge(
+            "volume_full",
+            "1 while less than the reserve of the volume of the journals is free, else 0. At "
+            "1 no job starts.",
+        )
+        self._polled = gauge(
+            "last_poll_timestamp_seconds", "Time of the last poll of the job topic."
+        )
         self._add_counters(registry)
 
     def _add_counters(self, registry: CollectorRegistry) -> None:
@@ -71,12 +91,14 @@ class AgentMetrics:
         )
         self._records = Counter(
             "drydock_agent_records",
-            "Records of the job topic that were journalled or dead-lettered.",
+            "Records of the job topic (jobs and withdrawals) that were journalled or "
+            "dead-lettered.",
             registry=registry,
         )
         self._lost = Counter(
             "drydock_agent_leases_lost",
-            "Partitions given up because Kafka refused or did not confirm a write.",
+            "Partitions given up: `fenced` (another executor has the partition) or "
+            "`unconfirmed` (Kafka did not confirm a write).",
             ["cause"],
             registry=registry,
         )
@@ -87,7 +109,7 @@ class AgentMetrics:
         )
         self._refusals = Counter(
             "drydock_agent_partitions_refused",
-            "Partitions that made no progress, so that another agent may take them.",
+            "Partitions without progress, so that another agent of the site may take them.",
             registry=registry,
         )
         self._records_lost = lost_records_counter(registry)
@@ -97,8 +119,16 @@ class AgentMetrics:
         self._moved_offsets.labels(_JOBS)
         self._blocked = Counter(
             "drydock_agent_actions_blocked",
-            "Orders stopped by the last check before a Mac is touched.",
+            "Commands stopped by the last check before a Mac is touched: `halted`, "
+            "`halts_unknown`, `lease_too_old` (ownership of the partition was not confirmed "
+            "recently enough), `ending` (the process stops), `expired` (by the clocks of "
+            "brokers and signers the job has expired).",
             ["reason"],
+            registry=registry,
+        )
+        self._ignored_control = Counter(
+            "drydock_agent_control_ignored",
+            "Halts and clearings that no trusted key for control signed, or that are unreadable.",
             registry=registry,
         )
         self._dead_letters = dead_letter_counter(registry, _TOPICS)
@@ -181,6 +211,10 @@ class AgentMetrics:
     def count_lost_records(self, topic: str, count: int) -> None:
         """Count records of the job topic, or of the control topic, that were not read."""
         self._records_lost.labels(CONTROL.name if topic == CONTROL.name else _JOBS).inc(count)
+
+    def count_ignored_control(self) -> None:
+        """Count a halt or clearing that no trusted key signed, or that is unreadable."""
+        self._ignored_control.inc()
 
     def count_moved_offset(self) -> None:
         """Count a committed offset of the job topic that another program moved."""

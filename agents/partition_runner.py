@@ -28,33 +28,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agents.attempts import Attempts
-from agents.clock import Clock
 from agents.executor import Executor
 from agents.guard import GuardedMac
 from agents.journal import JournalError, UnreadableJournalError
-from agents.leases import Lease, LeaseManager
+from agents.leases import Lease
 from agents.lifecycle import IN_FLIGHT
 from agents.mac import Mac
-from agents.metrics import ENDING, EXPIRED, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
-from agents.proven_time import ProvenTime
+from agents.metrics import ENDING, EXPIRED, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD
+from agents.order_records import OrderRecords
 from agents.replicated import LeaseLostError, ReplicatedJournal
-from agents.result_producer import NotConfirmedError, ResultProducer
-from agents.site_access import SiteAccess
+from agents.result_publisher import ResultPublisher
+from agents.site_context import SiteContext
 from runtime.damaged_files import damage_reporter
 from runtime.free_space import SpaceReserve
-from runtime.retry import BROKER, DISK, RESTART, Backoff
+from runtime.retry import DISK, RESTART, Backoff
 from runtime.sqlite import is_damage, quarantine
 from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
-from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem, make_dead_letter
-from schemas.envelope import InvalidEvent, JobIssuedEvent, JobSupersededEvent, decode
-from schemas.events.control import HaltScope
 from schemas.jobs import Job
 
 # An order is given within LEASE_S after the intent was confirmed, or not at all. A successor waits
@@ -66,35 +61,6 @@ _STEP: Final = IN_FLIGHT / 10
 _IDLE_S: Final = 0.5
 _PRUNE_EVERY: Final = timedelta(hours=6)
 _DAMAGED_KEPT: Final = 2
-_SOURCE: Final = "drydock-agent"
-# The base64 form of this still fits into a record; larger inputs are kept as their hash only.
-_MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
-
-Halts = Callable[[datetime], tuple[HaltScope, ...] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class SiteContext:
-    """Configuration and connections shared by all partitions of one agent.
-
-    `keys` returns the trusted keys, the same object until they change. `halts` returns the scopes
-    of the halts in force at a time, None if they are unknown. `proven_time` is the least time that
-    it can be. Without `access` the site is in dry
-    run.
-    """
-
-    name: str
-    executor_name: str
-    folder: Path
-    leases: LeaseManager
-    result_producer: ResultProducer
-    clock: Clock
-    keys: Callable[[], KeyRing]
-    access: SiteAccess | None
-    halts: Halts
-    metrics: AgentMetrics
-    log: Any
-    proven_time: ProvenTime = field(default_factory=ProvenTime)
 
 
 class PartitionStatus(NamedTuple):
@@ -125,7 +91,7 @@ class PartitionRunner(threading.Thread):
     ) -> None:
         super().__init__(daemon=True, name=f"partition-{partition}")
         self.partition = partition
-        self.live_jobs = self.touched_jobs = self.waiting_results = self.doubted_jobs = 0
+        self.live_jobs = self.touched_jobs = self.doubted_jobs = 0
         self.status: PartitionStatus | None = None
         # The end of the last cycle, in seconds of `time.monotonic()`, and the error that prevents
         # the next one, empty if there is none.
@@ -153,8 +119,8 @@ class PartitionRunner(threading.Thread):
         self._had_lease = False
         # Offsets of unreadable records of the changelog that are dead-lettered already.
         self._reported: set[int] = set()
-        self._publish_at = 0.0
-        self._publish_backoff = Backoff(BROKER)
+        self._results = ResultPublisher(site, partition)
+        self._orders = OrderRecords(site, partition, self._ending, self._note_trouble)
 
     # --- for the thread that polls ---
 
@@ -170,6 +136,11 @@ class PartitionRunner(threading.Thread):
         with self._wake:
             self._news.update(udids)
             self._wake.notify()
+
+    @property
+    def waiting_results(self) -> int:
+        """Number of results that Kafka has not confirmed."""
+        return self._results.waiting
 
     @property
     def waiting(self) -> int:
@@ -207,11 +178,11 @@ class PartitionRunner(threading.Thread):
                 self._run_lease()
             except LeaseLostError as error:
                 self._site.metrics.count_lost_lease(fenced=error.fenced)
-                self._report("partition lost", error)
+                self._note_trouble("partition lost", error)
                 if error.fenced:
                     return
             except (JournalError, sqlite3.Error) as error:
-                self._report("journal unusable", error)
+                self._note_trouble("journal unusable", error)
                 backoff = disk
                 if isinstance(error, UnreadableJournalError) or is_damage(error):
                     self._replace_journal(error)
@@ -298,12 +269,12 @@ class PartitionRunner(threading.Thread):
         """
         for record in attempts.unreadable:
             if record.offset not in self._reported:
-                self._dead_letter(record, record.value, record)
+                self._orders.write_dead_letter(record, record.value, record)
                 self._reported.add(record.offset)
         if journal.doubted:
             now = self._site.clock.now()
             for record in self._site.leases.find_orders(self.partition, {*journal.doubted}):
-                self._handle_record(executor, record, now)
+                self._orders.handle(executor, record, now)
             journal.replicate()
 
     def _make_executor(self, journal: ReplicatedJournal, lease: Lease) -> Executor:
@@ -321,7 +292,7 @@ class PartitionRunner(threading.Thread):
                 lambda wanted: self._block_reason(wanted, lease),
             )
 
-        self._keys = self._site.keys()
+        self._keys = self._orders.keys = self._site.keys()
         guarded_access = None if access is None else replace(access, mac_for=guarded)
         executor = Executor(self._site.name, journal, self._keys, guarded_access, self._slots)
         return executor
@@ -342,12 +313,12 @@ class PartitionRunner(threading.Thread):
             batch = self._batch
         keys = self._site.keys()
         if keys is not self._keys:
-            self._keys = keys
+            self._keys = self._orders.keys = keys
             executor.set_keys(keys)
         now = self._now = self._site.clock.now()
         for record in batch:
             self._site.proven_time.observe_append(record.timestamp)
-            self._handle_record(executor, record, now)
+            self._orders.handle(executor, record, now)
         self._refresh_halts(executor)
         with self._wake:
             news, self._news = self._news, set()
@@ -359,14 +330,14 @@ class PartitionRunner(threading.Thread):
             self._commit(self.partition, self._journalled_offset)
             self._site.metrics.count_records(len(batch))
             self._batch = ()
-        self._publish(executor)
+        self._results.publish(executor)
         self._prune(journal, now)
         self.live_jobs, self.touched_jobs = executor.live_jobs, executor.touched_jobs
         self.doubted_jobs = len(journal.doubted)
         # While the halts are unknown, due jobs are blocked: look again at once.
         wake_at = executor.next_wake(now) if self._halts_known or not executor.live_jobs else now
         self.status = PartitionStatus(
-            self._journalled_offset, wake_at, self.waiting_results, self.doubted_jobs
+            self._journalled_offset, wake_at, self._results.waiting, self.doubted_jobs
         )
         if self._shortage is None:
             self.worked_at, self.trouble = time.monotonic(), ""
@@ -396,7 +367,7 @@ class PartitionRunner(threading.Thread):
         Results that Kafka does not confirm are left to the successor. Raises LeaseLostError and
         sqlite3.Error.
         """
-        self._publish(executor)
+        self._results.publish(executor)
         journal.replicate()
         self._log_event("partition handed over", keys={key.COUNT: executor.live_jobs}, level="info")
 
@@ -424,104 +395,6 @@ class PartitionRunner(threading.Thread):
             if self._inbox:
                 self._batch = self._inbox.popleft()
                 self._waiting -= len(self._batch)
-
-    # --- orders in ---
-
-    def _handle_record(self, executor: Executor, record: Any, now: datetime) -> None:
-        """Submit or withdraw the job of a record, or write the record as a dead letter.
-
-        A record that is unreadable, is no order or leads to an exception of our code becomes a dead
-        letter. Raises sqlite3.Error if the journal fails, LeaseLostError if the thread must end
-        before a dead letter is confirmed.
-        """
-        raw = record.value or b""
-        reason: DeadLetterReason
-        try:
-            event = decode(raw)
-            if isinstance(event, JobIssuedEvent):
-                executor.submit(event.data, now)
-                return
-            if isinstance(event, JobSupersededEvent):
-                executor.supersede(event.data, now)
-                return
-            reason = Problem(DeadLetterCode.UNKNOWN_TYPE, f"{event.type} is no order", "$.type")
-        except InvalidEvent as error:
-            reason = error
-        except (sqlite3.Error, LeaseLostError):
-            raise
-        except Exception as error:  # noqa: BLE001 - one record must not stop the others
-            reason = Problem(DeadLetterCode.BUG, type(error).__name__, "$")
-        self._dead_letter(record, raw, reason)
-
-    def _dead_letter(self, record: Any, raw: bytes, reason: DeadLetterReason) -> None:
-        """Publish a record as a dead letter, again and again until Kafka confirms it.
-
-        Raises LeaseLostError if the thread must end before that.
-        """
-        letter = make_dead_letter(
-            reason,
-            raw,
-            source=_SOURCE,
-            origin=f"{record.topic}/{record.partition}/{record.offset}",
-            received_at=datetime.now(UTC),
-            redacted=raw,  # a signed job has no secrets
-            max_kept_bytes=_MAX_KEPT_BYTES,
-        )
-        backoff = Backoff(BROKER)
-        while True:
-            try:
-                self._site.result_producer.publish_dead_letter(letter)
-                break
-            except NotConfirmedError as error:
-                self._report("dead letter not confirmed", error)
-                if backoff.wait(self._ending):
-                    raise LeaseLostError("ended before a dead letter was confirmed") from error
-        self._site.metrics.count_dead_letter(record.topic, reason.code)
-        self._log_event(
-            "record dead-lettered",
-            f"at {reason.where}: {reason.detail}",
-            {
-                key.TOPIC: record.topic,
-                key.OFFSET: record.offset,
-                key.KEY: repr(record.key),
-                key.ERROR_CODE: reason.code,
-            },
-        )
-
-    # --- results out ---
-
-    def _publish(self, executor: Executor) -> None:
-        """Publish the executor's results, then mark, count and log them.
-
-        If Kafka does not confirm them, they stay, and nothing is published for up to 10 s.
-        """
-        results = executor.results() if time.monotonic() >= self._publish_at else []
-        self.waiting_results = len(results) or self.waiting_results
-        if not results:
-            return
-        source = f"/drydock/executor/{self._site.name}"
-        try:
-            self._site.result_producer.publish_results(item.event(source) for item in results)
-        except NotConfirmedError as error:
-            self._log_event("results not confirmed", str(error))
-            self._publish_at = time.monotonic() + self._publish_backoff.next_delay_s()
-            return
-        self._publish_backoff.reset()
-        executor.mark_published(results)
-        self.waiting_results = 0
-        for item in results:
-            self._site.metrics.count_result(item.result.outcome)
-            self._site.log.info(
-                "result",
-                **{
-                    key.JOB_ID: item.result.job_id,
-                    key.UDID: item.result.udid,
-                    key.SITE: self._site.name,
-                    key.ATTEMPT: item.result.attempt,
-                    key.OUTCOME: item.result.outcome.value,
-                    key.ERROR_CODE: item.result.error_code and item.result.error_code.value,
-                },
-            )
 
     # --- permission to act ---
 
@@ -567,7 +440,7 @@ class PartitionRunner(threading.Thread):
             self._prune_at = now + _PRUNE_EVERY
             journal.prune_expired(now)
 
-    def _report(self, message: str, error: Exception) -> None:
+    def _note_trouble(self, message: str, error: Exception) -> None:
         """Log an error that prevents the next cycle."""
         self.trouble = str(error) or type(error).__name__
         self._log_event(message, self.trouble)

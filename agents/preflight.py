@@ -5,11 +5,11 @@ the job, and an installer that runs out of disk or power half-way does more harm
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from agents.mac import InstallState, Observation
-from schemas.jobs import INSTALLATIONS, MDM_METHODS, Action, Job, Method
+from schemas.jobs import INSTALLATIONS, MDM_METHODS, Action, Backup, Job, Method
 from schemas.macos import reaches
 from schemas.results import ErrorCode
 
@@ -79,7 +79,7 @@ def runs_target(job: Job, look: Observation) -> bool:
     return target is not None and reaches(look.os_version, look.build, target.version, target.build)
 
 
-def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
+def fitness(job: Job, look: Observation, limits: Limits, now: datetime) -> Fitness:
     """Return the fitness of the Mac for the job.
 
     An unknown field never makes it unfit, but unknown AC power counts as none. Another Mac than the
@@ -101,7 +101,28 @@ def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
         unfit = check(job, look, limits)
         if unfit is not None:
             return unfit
-    return Ready()
+    return _no_backup(job, look, now) or Ready()
+
+
+def _no_backup(job: Job, look: Observation, now: datetime) -> Unfit | None:
+    """Return Unfit with the code `no_backup` without the copy that the job needs, else None.
+
+    Unlike other fields, an unknown copy is none: the work destroys data, and MDM shows no copies.
+    A complete backup also serves where a snapshot is wanted.
+    """
+    if job.backup is None:
+        return None
+    copies = [look.time_machine_at]
+    if job.backup.kind is Backup.SNAPSHOT:
+        copies.append(look.snapshot_at)
+    oldest = now - timedelta(minutes=job.backup.max_age_minutes)
+    if any(copy is not None and copy >= oldest for copy in copies):
+        return None
+    known = [copy for copy in copies if copy is not None]
+    newest = f"the newest is of {max(known):%Y-%m-%d %H:%M} UTC" if known else "none is known"
+    hours = job.backup.max_age_minutes / 60
+    kind = job.backup.kind.value
+    return Unfit(ErrorCode.NO_BACKUP, f"needs a {kind} of the last {hours:g} h; {newest}")
 
 
 def _too_new(job: Job, look: Observation, _: Limits) -> Unfit | None:

@@ -8,24 +8,29 @@ ends: it continues with the first query that was not sent.
 | --- | --- |
 | a record arrives | its signature, site and expiry are checked; then it waits for its server |
 | every 5 s | the offset of the first query that waits is committed |
-| the partition is revoked, Kafka fails | waiting queries are dropped: the next owner reads them |
+| the partition is revoked | that offset is committed, then the waiting queries are dropped |
+| Kafka fails | the waiting queries are dropped: the next owner reads them |
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from kafka import (  # type: ignore[import-untyped]
-    ConsumerRebalanceListener,
+    AsyncConsumerRebalanceListener,
     KafkaConsumer,
     OffsetAndMetadata,
 )
-from kafka.errors import UnknownTopicOrPartitionError  # type: ignore[import-untyped]
+from kafka.errors import (  # type: ignore[import-untyped]
+    KafkaError,
+    UnknownTopicOrPartitionError,
+)
 from pydantic import ValidationError
 
-from agents.job_consumer import GroupMember, rejoin_if_stuck
+from agents.consumer_group import GroupMember, rejoin_if_stuck
 from agents.mdm.queries import QuerySender
 from runtime.kafka import KafkaConnection, session_options
 from runtime.logs import Log
@@ -73,6 +78,8 @@ class QueryReader(threading.Thread):
         self._now = now
         self._log = log
         self._session_s = member.session_s
+        # By partition: the offset after the last record that was read.
+        self._next_offsets: dict[Any, int] = {}
         self._committed: dict[Any, int] = {}
         self._ending = threading.Event()
         self._next_log_at = 0.0
@@ -108,13 +115,15 @@ class QueryReader(threading.Thread):
             topic = queries_topic(self._site)
             if not consumer.partitions_for_topic(topic):
                 raise UnknownTopicOrPartitionError(f"{topic}: run drydock topics apply")
-            consumer.subscribe([topic], listener=_Revocations(self.drop_all))
+            self._next_offsets.clear()
+            consumer.subscribe([topic], listener=_Revocations(partial(self._hand_over, consumer)))
             commit_at = 0.0
             while not self._ending.is_set():
                 rejoin_if_stuck(consumer)
-                for batch in consumer.poll(timeout_ms=_POLL_MS).values():
+                for partition, batch in consumer.poll(timeout_ms=_POLL_MS).items():
                     for record in batch:
                         self._accept(record)
+                        self._next_offsets[partition] = record.offset + 1
                 if time.monotonic() >= commit_at:
                     commit_at = time.monotonic() + _COMMIT_INTERVAL_S
                     self._commit(consumer)
@@ -141,16 +150,33 @@ class QueryReader(threading.Thread):
             raise SignatureError(f"signed for {query.site}")
         return query
 
+    async def _hand_over(self, consumer: Any) -> None:
+        """Commit, so that the next leader does not repeat what was sent; then drop what waits.
+
+        Runs in the client's event loop, where a blocking commit is refused.
+        """
+        try:
+            if offsets := self._offsets_to_commit():
+                await consumer.commit_async(offsets)
+        except KafkaError as error:
+            self._warn("cannot commit before a rebalance; queries can be repeated", error)
+        self._next_offsets.clear()
+        self.drop_all()
+
     def _commit(self, consumer: Any) -> None:
         """Commit the offset of the first query that is not sent yet. Raises KafkaError."""
-        for partition in consumer.assignment():
-            position = consumer.position(partition, timeout_ms=_TIMEOUT_MS)
-            waiting = self._sender.first_offset()
-            offset = position if waiting is None else waiting
-            if offset is not None and self._committed.get(partition) != offset:
-                asked = {partition: OffsetAndMetadata(offset, COMMIT_METADATA, -1)}
-                consumer.commit(asked, timeout_ms=_TIMEOUT_MS)
-                self._committed[partition] = offset
+        if offsets := self._offsets_to_commit():
+            consumer.commit(offsets, timeout_ms=_TIMEOUT_MS)
+            self._committed = {partition: entry.offset for partition, entry in offsets.items()}
+
+    def _offsets_to_commit(self) -> dict[Any, OffsetAndMetadata]:
+        """Return the offset to commit of each partition; none for one that is committed."""
+        waiting = self._sender.first_offset()
+        return {
+            partition: OffsetAndMetadata(offset, COMMIT_METADATA, -1)
+            for partition, read_to in self._next_offsets.items()
+            if (offset := read_to if waiting is None else waiting) != self._committed.get(partition)
+        }
 
     def _warn(self, message: str, error: Exception) -> None:
         if time.monotonic() >= self._next_log_at:
@@ -159,16 +185,16 @@ class QueryReader(threading.Thread):
             self._log.warning(message, **{key.SITE: self._site, key.DETAIL: detail})
 
 
-class _Revocations(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Calls a function when the partition is revoked."""
+class _Revocations(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Awaits a function when the partition is revoked."""
 
-    def __init__(self, on_revoked: Callable[[], None]) -> None:
+    def __init__(self, on_revoked: Callable[[], Awaitable[None]]) -> None:
         self._on_revoked = on_revoked
 
-    def on_partitions_revoked(self, revoked: Any) -> None:
+    async def on_partitions_revoked(self, revoked: Any) -> None:
         """Do what a former leader does."""
         if revoked:
-            self._on_revoked()
+            await self._on_revoked()
 
-    def on_partitions_assigned(self, _: Any) -> None:
+    async def on_partitions_assigned(self, _: Any) -> None:
         """Do nothing: the records come with the next poll."""

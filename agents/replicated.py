@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from agents.attempts import Attempts
-from agents.journal import INSERT_JOB, INSERT_RESULT, JOB_CRC, RESULT_CRC, Journal
-from agents.lifecycle import JournalEntry, Phase
+from agents.journal import INSERT_JOB, INSERT_RESULT, JOB_CRC, RESULT_CRC, Journal, unproven_id
+from agents.journal_entry import JournalEntry, Phase
 from agents.proven_time import ProvenTime
 from runtime.sqlite import Hook
 from schemas.attempts import AttemptRecord, RecordedResult
@@ -156,6 +156,11 @@ class ReplicatedJournal(Journal):
         super().close_unseen(result, expires_at, now)
         self._changed[result.job_id] = None
         self.doubted.discard(result.job_id)
+
+    def refuse_unproven(self, sha256: str, result: JobResult, now: datetime) -> None:
+        """Record the refusal of a job that is not proven; the next `replicate` writes it."""
+        super().refuse_unproven(sha256, result, now)
+        self._changed[unproven_id(sha256)] = None
 
     def save(
         self, write_name: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime

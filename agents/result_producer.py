@@ -13,7 +13,7 @@ from runtime.clock_skew import ClockSkew
 from runtime.kafka import KafkaConnection
 from schemas.dead_letters import DeadLetter, encode_dead_letter
 from schemas.envelope import JobResultedEvent, encode
-from schemas.topics import DEAD_LETTERS, RESULTS
+from schemas.topics import DEAD_LETTERS, RESULTS, headers_of
 
 Message = tuple[str, bytes, bytes]
 
@@ -69,7 +69,10 @@ class ResultProducer:
         try:
             producer = self._get_producer()
             sent_at = time.time()
-            sent = [producer.send(topic, key=key, value=value) for topic, key, value in messages]
+            sent = [
+                producer.send(topic, key=key, value=value, headers=headers_of(topic))
+                for topic, key, value in messages
+            ]
             for each in sent:
                 found = each.get(timeout=self._timeout_s)
             self._skew.observe(sent_at, time.time(), found.timestamp)

@@ -16,15 +16,18 @@ from agents.clock import Clock, WallClock
 from agents.config.model import AgentConfig
 from agents.config.servers import ServerConfigError
 from agents.configured_sites import ConfiguredSites, finding_reporter
+from agents.consumer_group import GroupMember
 from agents.halts import HaltReader
-from agents.job_consumer import GroupMember, JobConsumer
+from agents.installers.metrics import InstallerMetrics
+from agents.job_consumer import JobConsumer
 from agents.leases import LeaseManager
 from agents.live_site import LiveSite
 from agents.mdm.metrics import MdmMetrics
 from agents.metrics import AgentMetrics
-from agents.partition_runner import PartitionRunner, SiteContext
+from agents.partition_runner import PartitionRunner
 from agents.result_producer import ResultProducer
 from agents.site_access import SiteAccess
+from agents.site_context import SiteContext
 from runtime.clock_skew import ClockSkew
 from runtime.folder_lock import locked_folder
 from runtime.free_space import SpaceReserve
@@ -33,14 +36,13 @@ from runtime.listening import Listen
 from runtime.logs import Log, forward_kafka_clients
 from runtime.probes import ProbeServer
 from runtime.sqlite import InUseError, OpenError
-from runtime.trusted_keys import KeyRing, KeysError
+from runtime.trusted_keys import KeysError, TrustedKeys
 from schemas import logkeys as key
 from schemas.events.control import HaltScope
 from schemas.topics import CONTROL
 
 ADDRESS_FILE: Final = "agent.json"
 _NAME_FILE: Final = "name"
-_KEYS_INTERVAL_S: Final = 15.0
 # No call of the job consumer takes longer. After this time it hangs, and the process exits so that
 # its supervisor starts it again.
 _WATCHDOG_S: Final = 60.0
@@ -87,25 +89,31 @@ def serve(plan: AgentPlan, log: Log) -> None:
     forward_kafka_clients(log)
     with _data_dir(plan.data_dir):
         name = plan.name or _persistent_name(plan.data_dir)
-        keys = _Keys(plan.keys or plan.data_dir / "keys", log)
+        keys = _open_keys(plan.keys or plan.data_dir / "keys", log)
         agent = _Agent(replace(plan, name=name), keys, log)
         agent.run()
 
 
 class _Agent:
-    def __init__(self, plan: AgentPlan, keys: "_Keys", log: Any) -> None:
+    def __init__(self, plan: AgentPlan, keys: TrustedKeys, log: Any) -> None:
         assert plan.name is not None
         self._plan = plan
         self._log = log
         self._metrics = AgentMetrics()
+        self._keys = keys.current
         self._halts = HaltReader(
-            plan.connection, log, lambda lost: self._metrics.count_lost_records(CONTROL.name, lost)
+            plan.connection,
+            log,
+            lambda lost: self._metrics.count_lost_records(CONTROL.name, lost),
+            keys.current,
+            self._metrics.count_ignored_control,
         )
         self._space = SpaceReserve(plan.data_dir)
         self._skew = ClockSkew(log)
         self._result_producer = ResultProducer(plan.connection, self._skew)
         self._live: LiveSite | None = None
         self._mdm_metrics = MdmMetrics(self._metrics.registry)
+        self._installer_metrics = InstallerMetrics(self._metrics.registry)
         self._sites = self._open_sites()
         access = plan.access if self._sites is None else self._sites.access(plan.site)
         self._site = SiteContext(
@@ -148,8 +156,13 @@ class _Agent:
         config, site = self._plan.config, self._plan.site
         if config is None or site not in config.sites:
             return None
+        if not self._keys().records:
+            raise AgentError(
+                "no key in trust/records of the key directory, so reports of Macs would be ignored:"
+                " copy trust/records of the gateways there"
+            )
         try:
-            return ConfiguredSites(
+            sites = ConfiguredSites(
                 AgentConfig(sites={site: config.sites[site]}),
                 self._plan.data_dir,
                 now=self._plan.clock.now,
@@ -157,6 +170,8 @@ class _Agent:
                 on_query_answer=self._mdm_metrics.count_query_answer,
                 is_current=self._are_answers_known,
             )
+            sites.start_caches(self._installer_metrics, self._log)
+            return sites
         except (ServerConfigError, OpenError) as error:
             raise AgentError(str(error)) from error
 
@@ -198,7 +213,10 @@ class _Agent:
         """
         scopes = self._halts.scopes(self._plan.clock.now())
         whole = scopes or ()
-        halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
+        halted = any(
+            scope.everything or (scope.site == self._plan.site and scope.action is None)
+            for scope in whole
+        )
         self._metrics.set_halts(known=scopes is not None, halted=halted)
         self._metrics.set_answers(known=self._are_answers_known())
         self._metrics.set_volume(full=self._space.shortage() is not None)
@@ -299,46 +317,24 @@ class _Agent:
             self._log.warning("dry run: no Mac is touched, every job is withheld")
 
 
-class _Keys:
-    """The trusted keys, read again every 15 s: a rotation needs no restart.
+def _open_keys(folder: Path, log: Any) -> TrustedKeys:
+    """Return the trusted keys of the agent.
 
-    The constructor raises AgentError if a key is unreadable or no key for jobs is trusted.
+    Raises AgentError if the folder cannot be used, or has no key for jobs or none for control.
     """
 
-    def __init__(self, folder: Path, log: Any) -> None:
-        self._folder = folder
-        self._log = log
-        self._lock = threading.Lock()
-        self._read_at = time.monotonic()
-        try:
-            self._ring = KeyRing.load(folder)
-        except KeysError as error:
-            raise AgentError(str(error)) from error
-        if not self._ring.jobs:
-            raise AgentError(f"no key in {folder / 'trust' / 'jobs'}: every job would be refused")
+    def report(problem: str) -> None:
+        log.error("trusted keys: correct the key directory", **{key.DETAIL: problem})
 
-    def current(self) -> KeyRing:
-        """Return the trusted keys; the same object until a key is added or removed.
-
-        If a key file is unreadable, logs an error and returns the keys that were read before.
-        """
-        with self._lock:
-            if time.monotonic() - self._read_at > _KEYS_INTERVAL_S:
-                self._read_at = time.monotonic()
-                try:
-                    ring = KeyRing.load(self._folder)
-                except KeysError as error:
-                    self._log.error(
-                        "cannot read the trusted keys; the previous ones stay in use, also removed"
-                        " ones; correct the key directory",
-                        **{key.DETAIL: str(error)},
-                    )
-                else:
-                    if ring.jobs.keys() != self._ring.jobs.keys() or (
-                        ring.approvals.keys() != self._ring.approvals.keys()
-                    ):
-                        self._ring = ring
-            return self._ring
+    try:
+        keys = TrustedKeys(folder, report)
+    except KeysError as error:
+        raise AgentError(str(error)) from error
+    if not keys.current().jobs:
+        raise AgentError(f"no key in {folder / 'trust' / 'jobs'}: every job would be refused")
+    if not keys.current().control:
+        raise AgentError(f"no key in {folder / 'trust' / 'control'}: every halt would be ignored")
+    return keys
 
 
 @contextmanager

@@ -28,11 +28,12 @@ class SenderSettings(_SecretSettings):
     The secrets are the fields of SECRET_SETTINGS, each None if it is not configured. A sender sends
     its `<source>_secret` as a bearer token, as the password of HTTP Basic, or in the header
     `X-Drydock-Secret`. `nanomdm_hmac_key` is the value of NanoMDM's option -webhook-hmac-key.
-    A feed's secret is for /v1/feeds, `events_secret` and `advisories_secret` are for /v1/events,
-    where every other secret is valid too. As soon as one secret is configured, requests of a source
-    without one are refused.
+    A feed's secret is for /v1/feeds. `events_secret`, `advisories_secret` and `admin_secret` are
+    for /v1/events, where every other secret is valid too. As soon as one secret is
+    configured, requests of a source without one are refused.
     At most `max_waiting` requests wait to become durable, and the bodies of requests in progress
-    have at most `max_waiting_bytes`; further requests get 429.
+    have at most `max_waiting_bytes`; further requests get 429. `max_connections` connections are
+    open, `max_connections_per_peer` of one address: behind a proxy, all senders have its address.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_", extra="ignore")
@@ -41,11 +42,13 @@ class SenderSettings(_SecretSettings):
     max_feed_bytes: Annotated[int, Field(ge=1024)] = 64 * _MIB
     max_waiting: Annotated[int, Field(ge=1)] = 1000
     max_waiting_bytes: Annotated[int, Field(ge=_MIB)] = 128 * _MIB
+    max_connections: Annotated[int, Field(ge=16)] = 1000
+    max_connections_per_peer: Annotated[int, Field(ge=4)] = 500
 
     def secret_of(self, source: str) -> str | None:
         """Return the secret of `source`; None if it is not configured.
 
-        `source` is the name of a source, or `events` or `advisories`.
+        `source` is the name of a source, or `events`, `advisories` or `admin`.
         """
         return self._value(f"{source}_secret")
 
@@ -91,11 +94,12 @@ class GatewaySettings(SenderSettings):
 class FeedsSettings(BaseSettings):
     """Settings of `drydock feeds` besides its options: DRYDOCK_FEEDS_*.
 
-    `sofa`, `gdmf` and `kev` are each a URL, a file, or `none`. A feed is polled every `interval_s`,
-    Apple's lookup service (GDMF) after the longer of `interval_s` and `gdmf_interval_s`, because
-    Apple asks for one request a day; each interval varies by up to 10 %. `timeout_s` limits one
-    request, `max_bytes` one document. Of all replicas of one `group` one polls; if it sends no
-    heartbeat for `session_timeout_s`, another one takes over.
+    `sofa`, `gdmf` and `kev` are each a URL (HTTPS, or HTTP of this computer), a file, or `none`. A
+    feed is polled every `interval_s`, Apple's lookup service (GDMF) after the longer of
+    `interval_s` and `gdmf_interval_s`, because Apple asks for one request a day; each interval
+    varies by up to 10 %. `timeout_s` limits one request, `max_bytes` one document. Of all replicas
+    of one `group` one polls; if it sends no heartbeat for `session_timeout_s`, another one takes
+    over.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_FEEDS_", extra="ignore")

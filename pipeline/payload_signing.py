@@ -1,6 +1,6 @@
-"""Sign jobs, approvals and queries, as the deciding side: a site has no code that signs.
+"""Sign jobs, approvals, queries and records, as the deciding side: a site has no code that signs.
 
-`schemas/signed_payloads.py` reads the signed bytes back.
+`schemas/signed_payloads.py` and `schemas/signed_records.py` read the signed bytes back.
 """
 
 import base64
@@ -12,6 +12,7 @@ from schemas.events.control import Approval, ApprovalGranted
 from schemas.fast.json_bytes import job_json
 from schemas.jobs import Job, JobIssued
 from schemas.queries import MacQuery
+from schemas.signed_records import with_signature
 from schemas.signing import (
     APPROVAL_PAYLOAD,
     JOB_PAYLOAD,
@@ -41,6 +42,16 @@ def sign_approval(approval: Approval, key: Ed25519PrivateKey) -> ApprovalGranted
 def sign_query(query: MacQuery, key: Ed25519PrivateKey) -> Signed:
     """Return an envelope with the query that `key`, the one that signs jobs, signed."""
     return sign(query.model_dump_json(exclude_none=True).encode(), QUERY_PAYLOAD, key)
+
+
+def sign_record(raw: bytes, record_type: str, key: Ed25519PrivateKey) -> bytes:
+    """Return these bytes of a JSON object that is not empty, with a signature of `key`.
+
+    `record_type` is that of `schemas/signed_records.py`.
+    """
+    head = raw.removesuffix(b"}")
+    assert len(head) == len(raw) - 1, "a JSON object"
+    return with_signature(head, _key_id_of(key), key.sign(bytes_to_sign(record_type, head)))
 
 
 def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signed:

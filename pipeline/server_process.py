@@ -5,10 +5,18 @@ import contextlib
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
+
+from pipeline.http_connections import (
+    BACKLOG,
+    BoundedConnection,
+    ConnectionLimits,
+    ConnectionPool,
+)
 
 GRACE_S: Final = 10
 # Longer than a Go client keeps an idle connection (90 s), so that the client closes it first. A
@@ -25,14 +33,18 @@ class _Server(uvicorn.Server):
 
 
 async def serve_until_stopped(
-    apps: Sequence[tuple[Starlette, socket.socket]], stopped: asyncio.Event
+    apps: Sequence[tuple[Starlette, socket.socket]],
+    stopped: asyncio.Event,
+    limits: ConnectionLimits | None = None,
 ) -> None:
     """Serve each application on its socket until `stopped` is set, or until one server ends.
 
-    All servers end before it returns: open requests get up to GRACE_S seconds to finish. The
+    Each server has `limits`, and at most as many connections as the process may open files. All
+    servers end before it returns: open requests get up to GRACE_S seconds to finish. The
     exception of a server that failed is raised.
     """
-    servers = [_Server(_config(app)) for app, _ in apps]
+    chosen = (limits or ConnectionLimits()).within_open_files()
+    servers = [_Server(_config(app, ConnectionPool(chosen))) for app, _ in apps]
     serving = [
         asyncio.create_task(server.serve(sockets=[listener]))
         for server, (_, listener) in zip(servers, apps, strict=True)
@@ -52,9 +64,13 @@ def stop_on_signals(stopped: asyncio.Event) -> None:
         loop.add_signal_handler(number, stopped.set)
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: Starlette, pool: ConnectionPool) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        # uvicorn calls it to make the protocol of each connection.
+        http=partial(BoundedConnection, pool=pool),  # type: ignore[arg-type]
+        ws="none",
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         server_header=False,

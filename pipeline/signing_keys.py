@@ -1,4 +1,4 @@
-"""Ed25519 key pairs that sign jobs and approvals: create, rotate, retire and load them.
+"""Ed25519 key pairs of each purpose: create, rotate, retire, load them.
 
 Files of the key directory:
 
@@ -11,13 +11,16 @@ valid. The age of a key is the age of its public file.
 """
 
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -26,16 +29,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from runtime.private_files import exposed_reason, unsafe_reason
 from runtime.trusted_keys import (
+    KeyRing,
     KeysError,
     Purpose,
+    TrustedKeys,
     load_trusted_keys,
     public_key_path,
     read_key_file,
 )
 from schemas.signing import key_id
-
-_OTHERS: Final = 0o077
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +90,15 @@ class KeyStore:
     def retire(self, purpose: Purpose, keyid: str) -> None:
         """Remove an old public key from `trust/`.
 
-        Raises KeysError for the key that signs, for a key that is not trusted, and if a key file
-        cannot be read or is invalid; OSError if the file cannot be deleted.
+        Raises KeysError for the key that signs and for a key that is not trusted, OSError if the
+        file cannot be deleted.
         """
         if keyid == self.current(purpose):
             raise KeysError(f"{keyid} signs {purpose}; rotate first")
-        known = load_trusted_keys(self._directory, purpose)
-        if keyid not in known:
+        path = public_key_path(self._directory, purpose, keyid)
+        if not path.is_file():
             raise KeysError(f"{keyid} is not trusted for {purpose}")
-        public_key_path(self._directory, purpose, keyid).unlink()
+        path.unlink()
 
     def current(self, purpose: Purpose) -> str | None:
         """Return the id of the key that signs for the purpose, None if there is none.
@@ -119,9 +123,9 @@ class KeyStore:
             raise KeysError(f"no key for {purpose} in {self._directory}; make one first")
         path = self._private(purpose, keyid)
         try:
-            # OpenSSH has the same rule: a key that others can read does not prove the signer.
-            if path.stat().st_mode & _OTHERS:
-                raise KeysError(f"{path} is open to others; chmod 600 it, or rotate the key")
+            reason = exposed_reason(path) or unsafe_reason(path, self._directory)
+            if reason is not None:
+                raise KeysError(reason)
             key = load_pem_private_key(read_key_file(path), password=None)
         except OSError as error:
             raise KeysError(f"cannot read {path}: {error.strerror}") from error
@@ -133,15 +137,16 @@ class KeyStore:
             raise KeysError(f"{path} is not the Ed25519 key {keyid}")
         return key
 
-    def keys(self) -> list[KeyInfo]:
+    def keys(self, report: Callable[[str], None] = lambda _: None) -> list[KeyInfo]:
         """Return every trusted key and every signing key, sorted by purpose and id.
 
-        Raises KeysError if one of the files cannot be read or is not the key of its name.
+        `report` gets one sentence for each file in `trust/` that cannot be used. Raises KeysError
+        if another user can write one of the folders.
         """
         found = []
         for purpose in Purpose:
             current = self.current(purpose)
-            trusted = load_trusted_keys(self._directory, purpose)
+            trusted = load_trusted_keys(self._directory, purpose, report)
             for keyid in sorted({*trusted, *([current] if current else [])}):
                 path = public_key_path(self._directory, purpose, keyid)
                 made = path.stat().st_mtime if keyid in trusted else None
@@ -173,8 +178,105 @@ class KeyStore:
         return self._directory / f"{purpose}.current"
 
 
+@dataclass(frozen=True, slots=True)
+class SigningKeys:
+    """The key that signs jobs, the one that signs control, and the trusted keys.
+
+    `control` is None in a directory without such a key.
+    """
+
+    jobs: Ed25519PrivateKey
+    control: Ed25519PrivateKey | None
+    trust: KeyRing
+
+
+class WatchedSigningKeys:
+    """The keys of a directory, read again when `current` finds them changed.
+
+    `report` is called as by TrustedKeys, and if a new private key cannot be used: the previous one
+    signs. The constructor raises KeysError.
+    """
+
+    def __init__(
+        self, directory: Path, report: Callable[[str], None], interval_s: float = 1.0
+    ) -> None:
+        self._store = KeyStore(directory)
+        self._trusted = TrustedKeys(directory, report, interval_s)
+        self._report = report
+        self._reported: str | None = None
+        self._ids = self._signers()
+        self._keys = self._load(self._trusted.current())
+
+    def current(self) -> SigningKeys:
+        """Return the keys; the same object until one of them changes."""
+        trust = self._trusted.current()
+        try:
+            ids = self._signers()
+            if trust is not self._keys.trust or ids != self._ids:
+                self._keys, self._ids = self._load(trust), ids
+            self._reported = None
+        except KeysError as error:
+            if trust is not self._keys.trust:
+                self._keys = replace(self._keys, trust=trust)
+            if str(error) != self._reported:
+                self._reported = str(error)
+                self._report(f"{error}; the previous key signs")
+        return self._keys
+
+    def _signers(self) -> tuple[str | None, str | None]:
+        return self._store.current(Purpose.JOBS), self._store.current(Purpose.CONTROL)
+
+    def _load(self, trust: KeyRing) -> SigningKeys:
+        control = None
+        if self._store.current(Purpose.CONTROL) is not None:
+            control = self._store.signer(Purpose.CONTROL)
+        return SigningKeys(self._store.signer(Purpose.JOBS), control, trust)
+
+
+class WatchedKey:
+    """The key that signs for one purpose, read again every second when its id has changed.
+
+    `report` is called once for each reason for which a new key cannot be used: the previous one
+    signs. The constructor raises KeysError.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        purpose: Purpose,
+        report: Callable[[str], None],
+        interval_s: float = 1.0,
+    ) -> None:
+        self._store = KeyStore(directory)
+        self._purpose = purpose
+        self._report = report
+        self._reported: str | None = None
+        self._interval_s = interval_s
+        self._read_at = time.monotonic()
+        self._id = self._store.current(purpose)
+        self._key = self._store.signer(purpose)
+
+    def current(self) -> Ed25519PrivateKey:
+        """Return the key; the same object until it changes."""
+        if time.monotonic() - self._read_at >= self._interval_s:
+            self._read_at = time.monotonic()
+            self._reload()
+        return self._key
+
+    def _reload(self) -> None:
+        try:
+            keyid = self._store.current(self._purpose)
+            if keyid != self._id:
+                self._key, self._id = self._store.signer(self._purpose), keyid
+            self._reported = None
+        except KeysError as error:
+            if str(error) != self._reported:
+                self._reported = str(error)
+                self._report(f"{error}; the previous key signs")
+
+
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file atomically and durably. It is never readable beyond `mode`.
+    """Replace a file atomically and durably. It never has more rights than `mode`.
 
     Raises KeysError if that fails.
     """

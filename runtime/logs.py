@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -13,6 +15,8 @@ Log = structlog.typing.FilteringBoundLogger
 SILENT: Final = logging.CRITICAL + 1
 """A level above all messages."""
 _KAFKA_LIBRARIES: Final = ("aiokafka", "kafka")
+_MESSAGE_START: Final = 40
+_MAX_MESSAGES: Final = 1000
 
 
 def make_log() -> Log:
@@ -25,12 +29,55 @@ def make_log() -> Log:
     return log
 
 
+class LogRate(logging.Filter):
+    """Passes at most `lines` records of one message in each period of `period_s`.
+
+    The first record of a later period has the number of those that were dropped as `suppressed`. A
+    message is known by its logger, its level and the start of its text, since asyncio's texts end
+    with the addresses of objects.
+    """
+
+    def __init__(
+        self,
+        lines: int = 5,
+        period_s: float = 10.0,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._lines, self._period_s, self._monotonic_s = lines, period_s, monotonic_s
+        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True if the record is to be written."""
+        name = (record.name, record.levelno, str(record.msg)[:_MESSAGE_START])
+        suppressed = self.suppressed(name)
+        if suppressed:
+            record.suppressed = suppressed
+        return suppressed is not None
+
+    def suppressed(self, name: tuple[str, int, str]) -> int | None:
+        """Return None if a record of this name is to be dropped.
+
+        Otherwise return the number of those that were dropped since the last one.
+        """
+        now_s = self._monotonic_s()
+        started_s, count = self._seen.get(name, (now_s, 0))
+        dropped = 0
+        if now_s - started_s >= self._period_s:
+            dropped, started_s, count = max(count - self._lines, 0), now_s, 0
+        if name not in self._seen and len(self._seen) == _MAX_MESSAGES:
+            self._seen.clear()
+        self._seen[name] = (started_s, count + 1)
+        return dropped if count < self._lines else None
+
+
 def write_library_logs_as_json() -> None:
     """Write the log records of libraries, from WARNING on, to stderr in the form of `make_log`.
 
-    Replaces the handlers of the root logger.
+    Replaces the handlers of the root logger. The rate of each message is limited (`LogRate`).
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(LogRate())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_fields()],

@@ -9,6 +9,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 
 from runtime.listening import Listen
+from runtime.metrics_hosts import REFUSAL, MetricsHosts
 
 _TIMEOUT_S: Final = 10.0
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,21 +21,25 @@ class ProbeServer:
     """Server of /metrics, /healthz and /readyz, GET only.
 
     /metrics responds with the metrics of `registry`, /healthz with `health()` and /readyz with
-    `readiness()` as JSON: status 200 if its `ok` is True, else 503. The constructor raises
-    ValueError, with the reason in one line, if the address cannot be used.
+    `readiness()` as JSON: status 200 if its `ok` is True, else 503. /metrics responds with 403 to a
+    name in Host that can be of another's domain. The constructor raises ValueError, with the reason
+    in one line, if the address cannot be used.
     """
 
     def __init__(
         self, listen: Listen, registry: CollectorRegistry, health: Health, readiness: Health
     ) -> None:
         checks = {"/healthz": health, "/readyz": readiness}
+        hosts = MetricsHosts()
 
         class Handler(BaseHTTPRequestHandler):
             timeout = _TIMEOUT_S
 
             def do_GET(self) -> None:
                 """Respond to /metrics, /healthz or /readyz, else with 404."""
-                if self.path == "/metrics":
+                if self.path == "/metrics" and not hosts.permits(self.headers.get("Host")):
+                    self._respond(403, f"{REFUSAL}\n".encode(), "text/plain")
+                elif self.path == "/metrics":
                     self._respond(200, generate_latest(registry), _TEXT)
                 elif self.path in checks:
                     found = checks[self.path]()

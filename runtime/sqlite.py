@@ -25,6 +25,7 @@ What a store does about damage, found here or later, depends on where its conten
 import fcntl
 import os
 import sqlite3
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -114,11 +115,15 @@ class InUseError(Exception):
 class Database(sqlite3.Connection):
     """An open file: SQLite's connection without implicit transactions, with lock and hook.
 
-    Any thread may use it, one thread at a time.
+    Any thread may use it, one thread at a time; another one only in `between_transactions`.
     """
 
     _on_durable_write: Hook | None = None
     _lock: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_transaction = threading.RLock()
 
     def attach(self, lock: int | None, on_durable_write: Hook | None) -> None:
         """Release this lock file when the database is closed; call this hook around commits."""
@@ -152,16 +157,23 @@ class Database(sqlite3.Connection):
         `write_name` names the commit for the hook. Raises sqlite3.Error if the disk fails, and any
         exception of the block. An exception of the hook after the commit rolls back nothing.
         """
-        self.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._call_hook(f"{write_name}:before")
-            self.execute("COMMIT")
-        except BaseException:
-            if self.in_transaction:
-                self.execute("ROLLBACK")
-            raise
+        with self._in_transaction:
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._call_hook(f"{write_name}:before")
+                self.execute("COMMIT")
+            except BaseException:
+                if self.in_transaction:
+                    self.execute("ROLLBACK")
+                raise
         self._call_hook(f"{write_name}:after")
+
+    @contextmanager
+    def between_transactions(self) -> Iterator[None]:
+        """Keep other threads from a transaction while the block reads."""
+        with self._in_transaction:
+            yield
 
     def _call_hook(self, moment: str) -> None:
         if self._on_durable_write is not None:

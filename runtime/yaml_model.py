@@ -46,6 +46,8 @@ _MESSAGES: Final = {
 }
 _SITE_NAME: Final = "a site's name is lower-case letters, digits and hyphens, at most 63"
 _LONGEST_LIST_OF_KEYS: Final = 8
+# Characters, of the 1,024 of a message.
+_LONGEST_LIST_OF_CHOICES: Final = 900
 _MOST_PROBLEMS: Final = 200
 
 # Returns the message for an error of pydantic's that only one kind of file has, None for others.
@@ -270,4 +272,6 @@ def _choice(expected: str, given: object) -> str:
     choices = [choice.strip().strip("'") for choice in expected.replace(" or ", ",").split(",")]
     near = get_close_matches(str(given).lower(), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if len(expected) > _LONGEST_LIST_OF_CHOICES:  # it would be cut, and the hint with it
+        return f"is none of the {len(choices)} values that are possible here{hint}"
     return f"must be {expected}{hint}"

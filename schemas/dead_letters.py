@@ -32,7 +32,9 @@ class DeadLetterCode(StrEnum):
     UNREADABLE = "unreadable"
     FORBIDDEN = "forbidden"
     BAD_IDENTITY = "bad_identity"
+    TOO_MANY_NEW = "too_many_new"
     UNSTAMPED = "unstamped"
+    UNSIGNED = "unsigned"
     BUG = "bug"
 
 

@@ -82,6 +82,9 @@ class Reason(StrEnum):
     AWAITING_CONTACT = "awaiting_contact"
     AWAITING_FOLLOW_UP = "awaiting_follow_up"
     SITE_FULL = "site_full"
+    HOURLY_LIMIT = "hourly_limit"
+    NOT_CONFIRMED = "not_confirmed"
+    UNCORROBORATED = "uncorroborated"
 
 
 class Severity(StrEnum):
@@ -151,7 +154,8 @@ class DecisionInputs(WireModel):
     `policy_digest` and `catalog_digest` are SHA-256 digests of the policy's text and of the
     catalogue of advisories, which are kept outside the record. `device` is `Device.to_wire()`;
     `job_history` is a list of `JobEntry.to_wire()`. `identity` is None for a Mac whose identifiers
-    no other Mac has, else its conflicts (`pipeline.state.identity.Identity`).
+    no other Mac has, else its conflicts (`pipeline.state.identity.Identity`). `site_macs` are the
+    confirmed Macs of the site, `site_hour_jobs` by action the jobs that it got in this hour.
     """
 
     now: AwareDatetime
@@ -163,6 +167,8 @@ class DecisionInputs(WireModel):
     approvals: tuple[Any, ...] = ()
     site_open_jobs: int = 0
     identity: Any = None
+    site_macs: int = 0
+    site_hour_jobs: tuple[tuple[str, int], ...] = ()
 
 
 class DecisionRecord(WireModel):

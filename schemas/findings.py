@@ -35,6 +35,7 @@ class FindingCode(StrEnum):
     MDM_UNKNOWN = "mdm_unknown"
     NOT_IN_ADE = "not_in_ade"
     RELEASE_FAILING = "release_failing"
+    ACTION_HALTED = "action_halted"
 
 
 class FeedFindingCode(StrEnum):
@@ -46,3 +47,5 @@ class FeedFindingCode(StrEnum):
     DEVICES_DIFFER = "devices_differ"
     DATES_DIFFER = "dates_differ"
     SOFA_LACKS_EXPLOITATION = "sofa_lacks_exploitation"
+    RELEASE_IMPLAUSIBLE = "release_implausible"
+    RETRACTION_HELD = "retraction_held"

@@ -32,7 +32,9 @@ _PLACEHOLDERS: Final = frozenset(
     {
         "",
         "(NULL)",
-        "<NULL>",
+        "0123456789",
+        "1234567890",
+        "123456789",
         "DEFAULT STRING",
         "EMPTY",
         "EXAMPLE",
@@ -46,6 +48,8 @@ _PLACEHOLDERS: Final = frozenset(
         "NOT AVAILABLE",
         "NOT SPECIFIED",
         "NULL",
+        "HARDWARE SERIAL",
+        "HARDWARE UUID",
         "SERIAL",
         "SERIALNUMBER",
         "SERIAL NUMBER",
@@ -67,13 +71,15 @@ _PLACEHOLDERS: Final = frozenset(
     }
 )
 _ZERO_AND_F: Final = frozenset("0Ff-")
+# Template variables that were not filled in: `$SERIALNUMBER`, `%UDID%`, `{{serial}}`, `<udid>`.
+_OF_TEMPLATES: Final = frozenset("$%{}<>")
 
 
 def is_real_serial(serial: str | None) -> bool:
     """Return True if `serial` identifies a Mac, so that records can be joined by it.
 
-    False for None, a placeholder such as `string` or `To Be Filled By O.E.M.`, and a text of one
-    repeated character.
+    False for None, a placeholder such as `string` or `To Be Filled By O.E.M.`, a variable of a
+    template, and a text of one repeated character.
     """
     return serial is not None and not _is_placeholder(serial)
 
@@ -81,14 +87,21 @@ def is_real_serial(serial: str | None) -> bool:
 def is_real_udid(udid: str | None) -> bool:
     """Return True if `udid` identifies a Mac.
 
-    False for None, a placeholder such as `string`, and a UUID with only the digits 0 and F.
+    False for None, a placeholder such as `string`, a variable of a template, and a UUID with one
+    repeated digit, or with only the digits 0 and F.
     """
     return udid is not None and not _is_placeholder(udid) and not _ZERO_AND_F.issuperset(udid)
 
 
 def _is_placeholder(text: str) -> bool:
     stripped = text.strip()
-    return stripped.upper() in _PLACEHOLDERS or stripped.count(stripped[0]) == len(stripped)
+    if stripped.upper().replace("_", " ") in _PLACEHOLDERS or not _OF_TEMPLATES.isdisjoint(text):
+        return True
+    # A text of one character ends as it begins; most texts do not, so nothing is counted.
+    if stripped[0] != stripped[-1]:
+        return False
+    others = stripped.replace("-", "")
+    return not others or others == others[0] * len(others)
 
 
 def advisory_id(platform: str, version: str) -> AdvisoryId:
@@ -130,6 +143,15 @@ def event_id(*parts: str | bytes) -> str:
 TextField = Annotated[
     str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
 ]
+
+
+def logged_source(sender: str | None, source: str) -> str:
+    """Return the source under which a log knows an event, from its `sender` and `source`.
+
+    With the sender: otherwise one sender could use the id of another one's next event, which would
+    then count as a repeat and change nothing.
+    """
+    return source if sender is None else f"{sender} {source}"
 
 
 def clean_text(value: str) -> str:

@@ -1,7 +1,9 @@
 """Jobs: signed instructions, each to carry out one action on one Mac."""
 
+import hashlib
+from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -39,6 +41,7 @@ class Method(StrEnum):
     PROFILES_RENEW = "profiles_renew"
     INSTALL_PROFILE = "install_profile"
     RESTART_DEVICE = "restart_device"
+    RESTART_UPDATE_SERVICE = "restart_update_service"
 
 
 MDM_METHODS = frozenset(
@@ -52,8 +55,34 @@ MDM_METHODS = frozenset(
 )
 # The site's executor logs in to the Mac for these.
 SSH_METHODS = frozenset(
-    {Method.SOFTWAREUPDATE, Method.STARTOSINSTALL, Method.ASR, Method.PROFILES_RENEW}
+    {
+        Method.SOFTWAREUPDATE,
+        Method.STARTOSINSTALL,
+        Method.ASR,
+        Method.PROFILES_RENEW,
+        Method.RESTART_UPDATE_SERVICE,
+    }
 )
+
+
+# From issue to expiry: an executor refuses a job that lasts longer.
+MAX_JOB_LIFETIME: Final = timedelta(days=31)
+# macOS shows the user a countdown before it forces a declared update; this leaves time for it.
+ENFORCEMENT_NOTICE: Final = timedelta(hours=1)
+
+
+class Backup(StrEnum):
+    """The kinds of a copy that a Mac must have before destructive work."""
+
+    SNAPSHOT = "snapshot"  # an APFS snapshot on its own disk, which no erase leaves
+    TIME_MACHINE = "time_machine"  # a complete backup by Time Machine
+
+
+class RequiredBackup(WireModel):
+    """A copy of the Mac, not older than `max_age_minutes`, without which the job is not begun."""
+
+    kind: Backup
+    max_age_minutes: Annotated[int, Field(gt=0)]
 
 
 class Target(WireModel):
@@ -79,15 +108,21 @@ class Job(WireModel):
     - `intent`: the target's version, or the cause of a reinstall, restart or re-enrollment. The id
       is derived from UDID, action, intent and generation.
     - `enforce_at`: the time at which the Mac itself must install (the deadline in a DDM
-      declaration).
+      declaration); an order less than an hour before it declares an hour later, but no time after
+      `expires_at`.
     - `expires_at`: after it no executor starts the job.
     - `report_by`: if the job was begun and no report of the Mac confirms it until then, it has
       failed; None means `expires_at`.
     - `erases`: True if the Mac is erased; the job then needs an approval.
     - `advisory_ids`: a halt of one of these advisories covers the job.
+    - `notice_minutes`: time between a notice to the user at the screen and an installation over
+      SSH; None means 15.
+    - `backup`: the copy that the Mac must have before the order; None: none is needed.
     - `known_until`: the time of the newest record of the Mac, present only if it is later than
       `issued_at`, because a sender's clock is ahead. Only a record that is later than both proves
       that the job was done.
+    - `site_macs`: the confirmed Macs of the site that the issuer of the job knows: on Kafka those
+      of the Mac's partition. Dispatch adds them up for the jobs an hour of the site.
     """
 
     job_id: TextField
@@ -109,6 +144,9 @@ class Job(WireModel):
     enforce_at: AwareDatetime | None = None
     erases: bool = False
     approval: Signed | None = None
+    notice_minutes: Annotated[int, Field(ge=0, le=120)] | None = None
+    backup: RequiredBackup | None = None
+    site_macs: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _id_is_derived(self) -> "Job":
@@ -126,12 +164,13 @@ class Job(WireModel):
     def halted_by(self, scope: HaltScope) -> bool:
         """Return True if a halt of this scope covers the job.
 
-        The scope is everything, one site, or one advisory, which must be in `advisory_ids`.
+        The scope is everything, one site, one action at a site, or one advisory, which must be in
+        `advisory_ids`.
         """
         if scope.everything:
             return True
         if scope.site is not None:
-            return scope.site == self.site
+            return scope.covers_jobs_of(self.site, self.action)
         return scope.advisory_id in self.advisory_ids
 
 
@@ -140,6 +179,11 @@ class JobIssued(WireModel):
 
     job: Job
     signed: Signed
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the job and its envelope as JSON, in hex: equal for equal records only."""
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
 
 class JobSuperseded(WireModel):

@@ -22,7 +22,11 @@ _BUILD: Final = re.compile(r"(\d{1,3})([A-Z])(\d{1,7})([a-z]?)", re.ASCII)
 # Background security improvements (rapid security responses before macOS 26) use build numbers of
 # six or more digits; betas use four digits. Both end in a lower-case letter.
 _SMALLEST_SUPPLEMENTAL_NUMBER: Final = 100_000
+_SEEDS: Final = 5  # the thousands of the number
 _LONGEST_VERSION_TEXT: Final = 64
+# macOS 26 is 16 to programs built with an older SDK, with the same minor version and patch.
+_COMPATIBLE_MAJOR: Final = 16
+_REAL_MAJOR: Final = 26
 
 
 class OSVersion(NamedTuple):
@@ -70,7 +74,7 @@ class Build(NamedTuple):
 
     @property
     def is_beta(self) -> bool:
-        """True if this is a beta: fewer than six digits and a lower-case letter (25A5279m)."""
+        """True if this is a beta: a letter after fewer than six digits, or 5xxx (25A5279m)."""
         return not self.released
 
     @property
@@ -107,14 +111,16 @@ def parse_os_version(text: str) -> OSVersion:
 def parse_build(text: str) -> Build:
     """Return the build in a text such as `25C56`, `25A5279m` or `25D771280a`.
 
-    A lower-case letter after fewer than six digits marks a beta. Raises ValueError for other text.
+    A lower-case letter after fewer than six digits marks a beta, as does a number from 5000 to 5999
+    without one: feeds have given a seed's number for a release (github.com/macadmins/sofa, pull
+    request 328), and no release has such a number. Raises ValueError for other text.
     """
     match = _BUILD.fullmatch(text.strip()) if len(text) <= _LONGEST_VERSION_TEXT else None
     if match is None:
         raise ValueError("not a macOS build")
     train, letter, digits, suffix = match.groups()
     number = int(digits)
-    beta = bool(suffix) and number < _SMALLEST_SUPPLEMENTAL_NUMBER
+    beta = (bool(suffix) and number < _SMALLEST_SUPPLEMENTAL_NUMBER) or number // 1000 == _SEEDS
     return Build(int(train), letter, not beta, number, suffix)
 
 
@@ -132,6 +138,20 @@ def train_of(version: OSVersion) -> int | None:
     if version.major == 10 and version.minor <= 15:
         return version.minor + 4
     return None
+
+
+@lru_cache(maxsize=8192)
+def version_with_build(version: OSVersion, build: Build | None) -> OSVersion | None:
+    """Return the version of a system of which both were reported; None if it cannot be known.
+
+    The build decides, because it has no compatible form: 16.x with a build of macOS 26 is 26.x. A
+    version that does not exist, and one of another train than the build, give None.
+    """
+    train = None if build is None else build.train
+    if version.major == _COMPATIBLE_MAJOR and train == _REAL_MAJOR - 1:
+        version = version._replace(major=_REAL_MAJOR)
+    own = train_of(version)
+    return version if own is not None and train in (None, own) else None
 
 
 def running_system(

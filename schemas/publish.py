@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from schemas.dead_letters import DeadLetter
 from schemas.decisions import Decision, DecisionRecord
-from schemas.envelope import CloudEvent, Event
+from schemas.envelope import MEDIA_TYPE, CloudEvent, Event
 from schemas.events.control import Approval
 from schemas.jobs import Job
 from schemas.model import WireModel
@@ -96,7 +96,8 @@ def asyncapi() -> dict[str, Any]:
             "title": "Drydock",
             "version": "1",
             "description": "Events about Macs, decisions, jobs, and the results of jobs."
-            " Events are CloudEvents 1.0 in structured JSON mode.",
+            " Events are CloudEvents 1.0 in structured JSON mode; their records on Kafka have the"
+            f" header `content-type: {MEDIA_TYPE}`.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
@@ -139,7 +140,7 @@ def _channel(topic: Topic) -> dict[str, Any]:
 
 def _message(model: type[WireModel]) -> dict[str, Any]:
     if issubclass(model, CloudEvent):
-        name, media = event_type(model), "application/cloudevents+json"
+        name, media = event_type(model), MEDIA_TYPE
         doc = str(getattr(model.model_fields["data"].annotation, "__doc__", ""))
     else:
         name, media = model.__name__, "application/json"

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from schemas.ids import SiteField, TextField, UdidField
 from schemas.macos import BuildField, OSVersionField
@@ -48,16 +48,19 @@ class ErrorCode(StrEnum):
 
     BAD_SIGNATURE = "bad_signature"
     WRONG_SITE = "wrong_site"
+    LIFETIME_TOO_LONG = "lifetime_too_long"
     EXPIRED = "expired"
     NO_APPROVAL = "no_approval"
     HISTORY_UNKNOWN = "history_unknown"
     SUPERSEDED = "superseded"
+    NEWER_JOB = "newer_job"
     UNREACHABLE = "unreachable"
     NO_DISK_SPACE = "no_disk_space"
     LOW_POWER = "low_power"
     NOT_ENROLLED = "not_enrolled"
     ENROLLMENT_ENDED = "enrollment_ended"
     NO_VOLUME_OWNER = "no_volume_owner"
+    NO_BACKUP = "no_backup"
     NO_BOOTSTRAP_TOKEN = "no_bootstrap_token"
     DOWNLOAD_FAILED = "download_failed"
     INSTALL_FAILED = "install_failed"
@@ -77,6 +80,9 @@ class ErrorCode(StrEnum):
     UPDATE_NOT_OFFERED = "update_not_offered"
     UPDATE_DEFERRED = "update_deferred"
     UPDATE_SERVER_UNREACHABLE = "update_server_unreachable"
+    INSTALLER_UNAVAILABLE = "installer_unavailable"
+    INSTALLER_CORRUPT = "installer_corrupt"
+    IMAGE_UNFIT = "image_unfit"
     NOT_DELIVERED = "not_delivered"
     PUSH_FAILED = "push_failed"
     COMMAND_LOST = "command_lost"
@@ -96,7 +102,9 @@ class JobResult(WireModel):
 
     `job_id`, `attempt`, `outcome` and `percent` together identify it. `attempt` counts from 1; it
     is 0 in a result that Drydock infers from the Mac's reports. The `observed_` fields are read
-    from the Mac; they are never copied from the job's target.
+    from the Mac; they are never copied from the job's target. `order_sha256` is present if the
+    executor could not prove that Drydock issued the job for its site: the result then counts only
+    for the job whose record has this SHA-256 (`JobIssued.sha256`).
     """
 
     job_id: TextField
@@ -110,3 +118,4 @@ class JobResult(WireModel):
     observed_version: OSVersionField | None = None
     observed_build: BuildField | None = None
     observed_boot_at: AwareDatetime | None = None
+    order_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None

@@ -10,6 +10,7 @@ from schemas.envelope import (
     JobIssuedEvent,
     JobResultedEvent,
     JobSupersededEvent,
+    is_device_event,
 )
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.topics import DEAD_LETTERS, TOPICS, Topic
@@ -36,7 +37,7 @@ def event_key(event: Event) -> str:
 
     The UDID for an event of a job, `device_key` for another event of a Mac, else the subject.
     """
-    if isinstance(event, DeviceEvent):
+    if is_device_event(event):
         return device_key(event)
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid

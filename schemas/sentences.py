@@ -73,6 +73,9 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.AWAITING_CONTACT: "It is back after an absence, and MDM has a day to reach it.",
     Reason.AWAITING_FOLLOW_UP: "The last reinstall is not confirmed in every point.",
     Reason.SITE_FULL: "Its site has as many open jobs as the policy allows.",
+    Reason.HOURLY_LIMIT: "Its site has had as many jobs of this kind as the policy allows an hour.",
+    Reason.NOT_CONFIRMED: "No MDM server, allow-list or operator confirms that it exists.",
+    Reason.UNCORROBORATED: "Only inventory reports the fault: MDM or a person must report it too.",
 }
 
 # In the order of evaluation; the last one follows a reinstall and belongs to no need.
@@ -93,7 +96,7 @@ GATES: Final[Mapping[str, str]] = {
     "power": "The Mac is on AC power, or its battery is charged enough.",
     "approval": "The job erases nothing, or a person has approved it.",
     "window": "A maintenance window is open, or the deadline has passed.",
-    "site_slots": "The site has fewer open jobs than `max_jobs`.",
+    "site_slots": "The Mac is confirmed; `jobs_per_hour` and `max_jobs` permit one more job.",
     "follow_up": "Every point of `follow_up` is confirmed after a reinstall.",
 }
 
@@ -113,7 +116,7 @@ FINDINGS: Final[Mapping[FindingCode, str]] = {
     FindingCode.RUNS_BETA: "It runs a beta, whose fixes are not published.",
     FindingCode.NEWER_THAN_FEEDS: "It runs a newer version than every release that is known.",
     FindingCode.MODEL_UNKNOWN: "Its model is unknown, and so are the versions that it runs.",
-    FindingCode.DEVICE_NOT_LISTED: "No release lists its device id: Apple may offer it others.",
+    FindingCode.DEVICE_NOT_LISTED: "No release of its line lists its id: Apple may offer others.",
     FindingCode.HARDWARE_ENDED: "Its version gets no more fixes, and it runs no newer one.",
     FindingCode.LINE_ENDED: "Its version gets no more fixes, and nothing upgrades it.",
     FindingCode.UPGRADE_UNKNOWN: "It may not run the version that the policy wants.",
@@ -124,6 +127,7 @@ FINDINGS: Final[Mapping[FindingCode, str]] = {
     FindingCode.MDM_UNKNOWN: "No MDM server has reported it.",
     FindingCode.NOT_IN_ADE: "After an erase a person must enroll it.",
     FindingCode.RELEASE_FAILING: "A release that it lacks fails on its model family, and is held.",
+    FindingCode.ACTION_HALTED: "Drydock halted its action: too many Macs of the site need it.",
 }
 
 FEED_FINDINGS: Final[Mapping[FeedFindingCode, str]] = {
@@ -133,11 +137,13 @@ FEED_FINDINGS: Final[Mapping[FeedFindingCode, str]] = {
     FeedFindingCode.DEVICES_DIFFER: "SOFA and Apple list different devices for a release.",
     FeedFindingCode.DATES_DIFFER: "SOFA dates a release more than a week after Apple's posting.",
     FeedFindingCode.SOFA_LACKS_EXPLOITATION: "CISA lists a CVE as exploited, and SOFA does not.",
+    FeedFindingCode.RELEASE_IMPLAUSIBLE: "A source states an impossible release; it is ignored.",
+    FeedFindingCode.RETRACTION_HELD: "A source retracts many releases at once; it is ignored.",
 }
 
 METHODS: Final[Mapping[Method, str]] = {
     Method.DDM: "A declaration over MDM, which the Mac enforces itself; macOS 14 and later.",
-    Method.MDM_COMMAND: "The MDM command ScheduleOSUpdate; macOS 11 to 13.",
+    Method.MDM_COMMAND: "The MDM command ScheduleOSUpdate; macOS 12 and 13.",
     Method.SOFTWAREUPDATE: "Apple's command `softwareupdate`, over SSH.",
     Method.STARTOSINSTALL: "`startosinstall` of the installer `Install macOS`, over SSH.",
     Method.ERASE_DEVICE: "The MDM command EraseDevice, which keeps the installed macOS.",
@@ -145,21 +151,25 @@ METHODS: Final[Mapping[Method, str]] = {
     Method.PROFILES_RENEW: "Apple's command `profiles renew -type enrollment`, over SSH.",
     Method.INSTALL_PROFILE: "Installs the enrollment profile again over MDM.",
     Method.RESTART_DEVICE: "The MDM command RestartDevice.",
+    Method.RESTART_UPDATE_SERVICE: "Restarts Apple's update service `softwareupdated`, over SSH.",
 }
 
 ERRORS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.BAD_SIGNATURE: "The agent does not trust the signature of the job or its approval.",
     ErrorCode.WRONG_SITE: "The job is signed for another site.",
+    ErrorCode.LIFETIME_TOO_LONG: "The job lasts longer than executors accept.",
     ErrorCode.EXPIRED: "The job was not begun in time.",
     ErrorCode.NO_APPROVAL: "The job erases the Mac and has no valid approval.",
     ErrorCode.HISTORY_UNKNOWN: "The agent cannot know if the Mac was erased already.",
     ErrorCode.SUPERSEDED: "The job was withdrawn before it touched the Mac.",
+    ErrorCode.NEWER_JOB: "A newer job of the Mac arrived before this one.",
     ErrorCode.UNREACHABLE: "The Mac could not be reached.",
     ErrorCode.NO_DISK_SPACE: "The Mac has too little free disk space.",
     ErrorCode.LOW_POWER: "The Mac is on battery, and the charge is too low.",
     ErrorCode.NOT_ENROLLED: "The Mac is not enrolled, and the method needs MDM.",
     ErrorCode.ENROLLMENT_ENDED: "The enrollment ended, and the job with it.",
     ErrorCode.NO_VOLUME_OWNER: "No account that may install updates on the Mac is available.",
+    ErrorCode.NO_BACKUP: "The Mac has no copy that is as new as the policy wants.",
     ErrorCode.NO_BOOTSTRAP_TOKEN: "The MDM server has no bootstrap token for the Mac.",
     ErrorCode.DOWNLOAD_FAILED: "The Mac could not download the release.",
     ErrorCode.INSTALL_FAILED: "The installation failed on the Mac.",
@@ -179,6 +189,9 @@ ERRORS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.UPDATE_NOT_OFFERED: "Apple does not offer the release to the Mac.",
     ErrorCode.UPDATE_DEFERRED: "The Mac's own settings defer the release.",
     ErrorCode.UPDATE_SERVER_UNREACHABLE: "The Mac could not reach Apple's update server.",
+    ErrorCode.INSTALLER_UNAVAILABLE: "No installer of the release is available at the site.",
+    ErrorCode.INSTALLER_CORRUPT: "The installer is not the one that Apple signed, or is damaged.",
+    ErrorCode.IMAGE_UNFIT: "No image fits the Mac in every point, or it has no volume for one.",
     ErrorCode.NOT_DELIVERED: "The command is still in the MDM server's queue.",
     ErrorCode.PUSH_FAILED: "Apple's push service refused the message that wakes the Mac.",
     ErrorCode.COMMAND_LOST: "The Mac contacted MDM and did not get the command.",

@@ -19,6 +19,7 @@ from schemas.signing import (
     SignatureError,
     Signed,
     verify,
+    verify_signer,
 )
 
 PublicKeys = Mapping[str, Ed25519PublicKey]
@@ -30,9 +31,17 @@ def verify_job(signed: Signed, keys: PublicKeys) -> Job:
     Raises SignatureError if none of `keys` (by key id) signed it as a job, or if the signed bytes
     are not a valid job.
     """
-    payload = verify(signed, JOB_PAYLOAD, keys)
+    return verify_job_signer(signed, keys)[0]
+
+
+def verify_job_signer(signed: Signed, keys: PublicKeys) -> tuple[Job, str]:
+    """Return the job in the envelope, and the id of the key that signed it.
+
+    Raises SignatureError as `verify_job` does.
+    """
+    payload, keyid = verify_signer(signed, JOB_PAYLOAD, keys)
     try:
-        return Job.model_validate_json(payload)
+        return Job.model_validate_json(payload), keyid
     except ValidationError as error:
         raise SignatureError("the signed bytes are not a job") from error
 

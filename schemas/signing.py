@@ -56,6 +56,13 @@ def bytes_to_sign(payload_type: str, payload: bytes) -> bytes:
 
 
 def verify(envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519PublicKey]) -> bytes:
+    """Return the payload, as `verify_signer` does. Raises SignatureError."""
+    return verify_signer(envelope, payload_type, keys)[0]
+
+
+def verify_signer(
+    envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519PublicKey]
+) -> tuple[bytes, str]:
     """Return the payload's bytes if one of `keys` (by key id) signed them as `payload_type`.
 
     One valid signature is enough. Raises SignatureError without one, for another payload type, and
@@ -76,5 +83,5 @@ def verify(envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519Public
             public.verify(base64.b64decode(signature.sig, validate=True), message)
         except (InvalidSignature, binascii.Error, ValueError):
             continue
-        return payload
+        return payload, signature.keyid
     raise SignatureError("no valid signature of a known key")

@@ -19,6 +19,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import (
     MAX_EVENT_BYTES,
+    MEDIA_TYPE,
     AdvisoryCorrectedEvent,
     AdvisoryNarrowedEvent,
     AdvisoryPublishedEvent,
@@ -30,6 +31,7 @@ from schemas.envelope import (
     AuthenticatedEvent,
     BootstrapTokenEvent,
     CheckedOutEvent,
+    CloudEvent,
     CommandReportedEvent,
     DdmStatusEvent,
     HaltClearedEvent,
@@ -40,6 +42,8 @@ from schemas.envelope import (
     JobResultedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
+    StrikeClearedEvent,
+    StrikeSetEvent,
     TokenUpdatedEvent,
 )
 from schemas.fast.murmur2 import murmur2
@@ -55,6 +59,10 @@ SITE_PARTITIONS: Final = 8
 # Limits the number of executors that can share the jobs of one site.
 JOB_PARTITIONS: Final = 4
 REPLICATION: Final = 3
+Headers = tuple[tuple[str, bytes], ...]
+# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+# (3.3, structured mode). Without it a reader takes the record for an event in binary mode.
+EVENT_HEADERS: Final[Headers] = (("content-type", MEDIA_TYPE.encode()),)
 # Every event that `schemas.envelope` accepts must fit into a topic, with its key and headers.
 MAX_MESSAGE_BYTES: Final = MAX_EVENT_BYTES + 64 * 1024
 
@@ -94,6 +102,12 @@ class Topic:
     compacted: bool
     description: str
     settings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def headers(self) -> Headers:
+        """Headers of each record: those of a CloudEvent, or none."""
+        is_events = bool(self.models) and all(issubclass(one, CloudEvent) for one in self.models)
+        return EVENT_HEADERS if is_events else ()
 
 
 INVENTORY: Final = Topic(
@@ -151,13 +165,28 @@ CONTROL: Final = Topic(
         ApprovalDeniedEvent,
         AttemptsResetEvent,
         IdentitySettledEvent,
+        StrikeSetEvent,
+        StrikeClearedEvent,
     ),
     partitions=1,
     retention=None,
     compacted=False,
     description=(
-        "Decisions of operators: policy, halts, approvals, resets of attempts, identities of Macs. "
-        "Every worker reads the whole topic."
+        "Decisions of operators: policy, halts, approvals, resets of attempts, identities of Macs, "
+        "struck statements about advisories. Every worker reads the whole topic."
+    ),
+)
+HALTS: Final = Topic(
+    name="drydock.halts.v1",
+    key="scope of the halt",
+    partitioning=Partitioning.WHOLE,
+    models=(HaltSetEvent,),
+    partitions=1,
+    retention=None,
+    compacted=False,
+    description=(
+        "Halts of an action at a site that Drydock itself sets. Operators end them in the control "
+        "topic. Every worker reads the whole topic."
     ),
 )
 ORDERS: Final = Topic(
@@ -221,7 +250,8 @@ TOPICS: Final = (
     INVENTORY,
     CHECKINS,
     ADVISORIES,
-    CONTROL,
+    HALTS,
+    CONTROL,  # after HALTS: of two topics with one event the later one is that of its senders
     ORDERS,
     JOBS,
     RESULTS,
@@ -231,6 +261,8 @@ TOPICS: Final = (
 
 # Only gateways and feeds write them; each event has their stamp.
 INPUT_TOPICS: Final = (INVENTORY, CHECKINS, ADVISORIES)
+# Agents of live sites read them; gateways sign their records.
+REPORT_TOPICS: Final = (CHECKINS, INVENTORY)
 
 # Topics with the state of Drydock's own processes. They are not part of the contract and not
 # published, but they are created and monitored like the others.
@@ -346,6 +378,24 @@ def attempts_topic(site: str) -> str:
 def queries_topic(site: str) -> str:
     """Return the name of the topic with the queries of a site's Macs."""
     return QUERIES.name.format(site=site)
+
+
+def headers_of(name: str) -> list[tuple[str, bytes]]:
+    """Return the headers of each record of a topic by its full name (`drydock.jobs.london.v1`).
+
+    A topic that is not Drydock's has none. A list, since the Kafka clients accept no tuple.
+    """
+    return list(_headers_of(name))
+
+
+@lru_cache(maxsize=4096)
+def _headers_of(name: str) -> Headers:
+    for topic in (*TOPICS, *INTERNAL_TOPICS):
+        before, parameter, after = topic.name.partition("{site}")
+        is_of_a_site = parameter and name.startswith(before) and name.endswith(after)
+        if is_of_a_site or name == topic.name:
+            return topic.headers
+    return ()
 
 
 def topic_settings(topic: Topic, replication: int) -> dict[str, str]:

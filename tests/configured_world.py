@@ -23,6 +23,7 @@ sites:
         max_requests_per_s: 1000
     methods: [ddm, erase_device, startosinstall]
     allow_destructive: [C02MAC-1]
+    ssh: {user: root, key: /key, known_hosts: /hosts, addresses: {C02MAC-1: 127.0.0.1}}
 """
 
 

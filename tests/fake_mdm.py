@@ -42,7 +42,8 @@ class FakeMdm:
     `queues` are the commands that each enrollment has not answered, in order. `delivered` are the
     CommandUUIDs in the order in which Macs got them. `push_error` is the error of every push, ""
     for none. With `is_down` no request gets a response; with `breaks_after` a request is carried
-    out and its response is lost.
+    out and its response is lost. `failing` has the status with which the requests of a method to a
+    host end, without any effect, and `failing_text` the body.
     """
 
     now: datetime
@@ -50,6 +51,8 @@ class FakeMdm:
     is_down: bool = False
     breaks_after: bool = False
     knows_all_ids: bool = True
+    failing: dict[tuple[str, str], int] = field(default_factory=dict)
+    failing_text: str = "an error"
     queues: dict[str, list[str]] = field(default_factory=dict)
     delivered: list[tuple[str, str]] = field(default_factory=list)
     commands: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class FakeMdm:
     reports: dict[str, list[tuple[datetime, bytes]]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     lose_webhooks: bool = False
     _hooks: Iterator[int] = field(default_factory=count)
 
@@ -147,8 +151,9 @@ class FakeMdm:
             "created_at": at.isoformat(),
             name: about,
         }
+        self.bodies.append(json.dumps(body).encode())
         translated = nanomdm.translate(
-            json.dumps(body).encode(), origin="test", received_at=at, redactor=_REDACTOR
+            self.bodies[-1], origin="test", received_at=at, redactor=_REDACTOR
         )
         assert not translated.dead_letters, translated.dead_letters
         self.events += translated.events
@@ -171,6 +176,8 @@ class FakeMdm:
         path = unquote(request.url.raw_path.decode().partition("?")[0])
         self.requests.append((request.method, path))
         host = request.url.host
+        if (status := self.failing.get((host, request.method))) is not None:
+            return httpx.Response(status, text=self.failing_text)
         user, key = ("nanomdm", NANOMDM_KEY) if host == "mdm.test" else ("kmfddm", KMFDDM_KEY)
         expected = b"Basic " + base64.b64encode(f"{user}:{key}".encode())
         if request.headers["Authorization"].encode() != expected:

@@ -17,6 +17,7 @@ class FeedServer:
     - `statuses`: statuses that a path responds with, in order, before its document.
     - `declared`: a false Content-Length, by path.
     - `location`: the target of a redirect, by path.
+    - `codings`: the Content-Encoding of a path; its document is sent as it is.
     - `responses`: the number of responses, by path and status.
     - `served`: called with the path after each whole response.
     - `hangs`: keep each connection open after its response, until the server ends.
@@ -27,6 +28,7 @@ class FeedServer:
     statuses: dict[str, list[int]] = field(default_factory=dict)
     declared: dict[str, int] = field(default_factory=dict)
     location: dict[str, str] = field(default_factory=dict)
+    codings: dict[str, str] = field(default_factory=dict)
     responses: Counter[tuple[str, int]] = field(default_factory=Counter)
     served: Callable[[str], None] = lambda _: None
     hangs: bool = False
@@ -48,7 +50,9 @@ class FeedServer:
             return 404, {}, b""
         if etag == etag_of(document):
             return 304, {}, b""
-        return 200, {"ETag": etag_of(document)}, document
+        coding = self.codings.get(path)
+        headers = {} if coding is None else {"Content-Encoding": coding}
+        return 200, {"ETag": etag_of(document), **headers}, document
 
 
 @contextmanager

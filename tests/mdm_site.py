@@ -250,3 +250,12 @@ def a_site(folder: Path | None = None, job: Job = DDM, **changes: Any) -> MdmSit
     site.enroll()
     site.now = START
     return site
+
+
+def started(job: Job, site: MdmSite | None = None) -> MdmSite:
+    """Return a site whose job has queued its order."""
+    site = site or a_site(job=job)
+    site.start(job)
+    if job is ERASE:
+        site.poll()
+    return site

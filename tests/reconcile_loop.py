@@ -17,9 +17,14 @@ def signed(job: Job) -> JobIssued:
     return sign_job(job, JOBS_KEY)
 
 
-def new_reconciler() -> Reconciler:
+def new_reconciler(*, partitions: int | None = None) -> Reconciler:
     """Return an empty reconciler that signs with the key of the tests."""
-    return Reconciler(sign=signed, job_keys=KEYS.jobs, approval_keys=KEYS.approvals)
+    return Reconciler(
+        sign=signed,
+        job_keys=KEYS.jobs,
+        approval_keys=KEYS.approvals,
+        partitions=partitions,
+    )
 
 
 def inputs(*events: Event) -> list[Input]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
 from pipeline.decide.family_hold import family_hold
-from pipeline.decide.gates import Field
+from pipeline.decide.gate_reads import Field
 from pipeline.decide.situation import Situation
 from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
@@ -167,6 +167,7 @@ def checkins(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
     data = {"udid": udid, "install_state": draw(states)}
     if data["install_state"] == "failed":
         data["failure_reason"] = draw(st.sampled_from(["InsufficientDiskSpace", "someday new"]))
+    if data["install_state"] != "none":
         data["pending_version"] = draw(_maybe(st.sampled_from(["26.2", "26.3"])))
     return make.make_event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
 
@@ -206,14 +207,21 @@ def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEven
 
 @st.composite
 def controls(draw: st.DrawFn) -> Event:
-    """A halt or its end, an approval or a denial, a reset of attempts, or a settled identity."""
+    """An act of an operator, except a change of the policy."""
     when = draw(times())
-    scope = draw(st.sampled_from([{}, {"site": "london"}, {"advisory": "macOS-26.2"}]))
+    action = draw(st.sampled_from(["update", "upgrade", "reinstall", "reenroll"]))
+    at_london = {"site": "london"}
+    action_there = {**at_london, "action": action}
+    scope = draw(st.sampled_from([{}, at_london, action_there, {"advisory": "macOS-26.2"}]))
     until = draw(_maybe(times(-48, 48)))
     job_id = draw(st.sampled_from(["job-1", "job-2"]))
     udid = draw(st.sampled_from(UDIDS))
     expires = draw(times(-48, 48))
+    stated = draw(advisory_events())
+    part = draw(st.sampled_from([{}, {"field": "severity"}, {"field": "exploited_cves"}]))
     found: list[Event] = [
+        make.struck(stated, when, **part),
+        make.restored(stated, when, **part),
         make.halted(when, **scope, until=until),
         make.halt_cleared(when, **scope),
         make.granted(job_id, when, udid=udid, expires_at=expires),
@@ -265,6 +273,12 @@ def overrides(draw: st.DrawFn) -> dict[str, Any]:
     return found
 
 
+_STATED_BY_MDM: dict[str | None, dict[str, Any]] = {
+    "26.1": {"system_volume_sealed": True, "firmware": "2.0"},
+    "10.15.7": {"system_volume_sealed": False, "firmware": "1.0"},
+}
+
+
 @st.composite
 def devices(draw: st.DrawFn) -> Device:
     """A Mac, mostly healthy, in a state that reports and check-ins can produce."""
@@ -282,6 +296,9 @@ def devices(draw: st.DrawFn) -> Device:
         )
     )
     name = next(iter(fleet.devices))
+    stated = _STATED_BY_MDM.get(version)
+    if stated is not None:  # it corroborates the inventory
+        fleet.put(make.with_report(fleet.devices[name], make.NOW - make.HOUR, "mdm", **stated))
     if name == UDIDS[0]:
         for event in draw(st.lists(checkins(UDIDS[:1]), max_size=2)):
             fleet.apply(event)
@@ -351,6 +368,7 @@ def policies() -> st.SearchStrategy[Policy]:
         {"sites": st.sampled_from([sites, shut])},
         optional={
             "default_site": st.just("london"),
+            "blast_radius": st.just({"jobs_per_hour": {"update": None}, "confirmed_only": False}),
             "windows": st.sampled_from([windows, []]),
             "images": st.just([image | {"firmware": "1.0"}]),
             "firmware": st.just(firmware),
@@ -379,7 +397,9 @@ def policies() -> st.SearchStrategy[Policy]:
             "deadlines": st.sampled_from(
                 [{"high": "1d"}, {"routine": "3650d"}, {"after_enrollment": "150d"}]
             ),
-            "follow_up": st.just({"activations": ["munki"], "compliant": True}),
+            "follow_up": st.just(
+                {"activations": ["munki"], "compliant": True, "bootstrap_token": True}
+            ),
             "thresholds": st.sampled_from(
                 [{"reinstall_after_failures": 1}, {"job_expires_after": "0m"}, {"cool_down": "0m"}]
             ),
@@ -395,6 +415,7 @@ _HALTS: tuple[Any, ...] = (
     (),
     (),
     (make.halt(site="london"),),
+    (make.halt(site="london", action="reinstall"),),
     (make.halt(until=make.NOW + make.HOUR), make.halt(advisory="macOS-26.2")),
     (family_hold("macOS-26.2", family="Mac16", failed=5),),
 )
@@ -481,6 +502,8 @@ def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
         draw(st.sampled_from(_HALTS)),
         site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
         identity=draw(st.sampled_from(_IDENTITIES)),
+        site_macs=draw(st.sampled_from([0, 100])),
+        site_hour_jobs=draw(st.sampled_from([(), (), (("update", 1),), (("update", 2),)])),
     )
     wanted = decide(found)
     if not wanted.erases or draw(st.integers(0, 2)) == 0:

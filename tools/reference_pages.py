@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference that are made from tables in the code.
+"""Write the pages of docs/reference that are made from the code.
 
 usage: PYTHONPATH=. python tools/reference_pages.py (from the root of the project)
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from schemas import sentences
+from tools.metrics_page import metrics_page
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
@@ -79,6 +80,7 @@ def pages() -> dict[str, str]:
             )
         ),
         "codes.md": "".join(codes),
+        "metrics.md": metrics_page(),
     }
 
 

@@ -1,4 +1,4 @@
-"""Summary of a valid configuration: sites, servers, SSH, secrets that can be read, the lock."""
+"""Summary of a valid configuration: sites, servers, SSH, installers, usable secrets, the lock."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -6,7 +6,13 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from agents.config.model import MdmServerConfig, SiteConfig, SshConfig
+from agents.config.model import (
+    BucketAccess,
+    InstallersConfig,
+    MdmServerConfig,
+    SiteConfig,
+    SshConfig,
+)
 from agents.config.secrets import SecretError, read_erase_pin, read_secret
 from agents.preflight import DESTRUCTIVE_METHODS
 from runtime.secret_refs import SecretRef
@@ -20,12 +26,26 @@ def unusable_secrets(site: SiteConfig, environment: Mapping[str, str]) -> list[s
     logins += [server.ddm.login for server in site.mdm_servers if server.ddm is not None]
     if site.ssh is not None and site.ssh.volume_owner is not None:
         logins.append(site.ssh.volume_owner.password)
+    logins += bucket_secrets(site).values()
     problems = [secret_problem(login, environment) for login in logins]
     if site.ssh is not None:
         problems.append(file_problem(site.ssh.key))
     if site.erase_pin is not None:
         problems.append(secret_problem(site.erase_pin, environment, read_erase_pin))
     return [problem for problem in problems if problem is not None]
+
+
+def bucket_secrets(site: SiteConfig) -> dict[str, SecretRef]:
+    """Return the secrets of the site's buckets and of its content caches, by what they are."""
+    found: dict[str, SecretRef | None] = {}
+    if site.installers is not None:
+        found["access key of the bucket"] = site.installers.bucket.access_key
+        found["secret key of the bucket"] = site.installers.bucket.secret_key
+        found["secret of content caches"] = site.installers.report_secret
+    if site.ssh is not None and site.ssh.images_from is not None:
+        found["access key of the images"] = site.ssh.images_from.access_key
+        found["secret key of the images"] = site.ssh.images_from.secret_key
+    return {name: reference for name, reference in found.items() if reference is not None}
 
 
 def secret_problem(
@@ -63,8 +83,27 @@ def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> 
     def ssh_row(ssh: SshConfig) -> dict[str, Any]:
         owner = ssh.volume_owner
         password = owner and {"user": owner.user, "password": secret(owner.password)}
-        row = ssh.model_dump(mode="json", exclude={"volume_owner"})
-        return {**row, "key_problem": file_problem(ssh.key), "volume_owner": password}
+        row = ssh.model_dump(mode="json", exclude={"volume_owner", "images_from"})
+        return {
+            **row,
+            "key_problem": file_problem(ssh.key),
+            "volume_owner": password,
+            "images_from": ssh.images_from and bucket_row(ssh.images_from),
+        }
+
+    def bucket_row(bucket: BucketAccess) -> dict[str, Any]:
+        keys = {"access_key": bucket.access_key, "secret_key": bucket.secret_key}
+        return bucket.model_dump(mode="json", exclude=set(keys)) | {
+            name: key and secret(key) for name, key in keys.items()
+        }
+
+    def installers_row(installers: InstallersConfig) -> dict[str, Any]:
+        reports = installers.report_secret
+        return {
+            **installers.model_dump(mode="json", exclude={"bucket", "report_secret"}),
+            "bucket": bucket_row(installers.bucket),
+            "report_secret": reports and secret(reports),
+        }
 
     return {
         "kind": "site",
@@ -73,6 +112,7 @@ def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> 
         "methods": list(site.methods),
         "mdm_servers": [server_row(server) for server in site.mdm_servers],
         "ssh": site.ssh and ssh_row(site.ssh),
+        "installers": site.installers and installers_row(site.installers),
         "locked": sorted(set(site.methods) & DESTRUCTIVE_METHODS),
         "allow_destructive": sorted(site.allow_destructive),
         "erase_pin": site.erase_pin and secret(site.erase_pin, read_erase_pin),
@@ -97,6 +137,7 @@ def summary_lines(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"    declarations at {ddm['url']}; login: {_secret(ddm['login'])}"
     if row["ssh"]:
         yield from _ssh_lines(row["ssh"])
+    yield from _installer_lines(row["installers"])
     yield f"  erase, reinstall and migration: {_lock(row)}"
     if row["erase_pin"]:
         yield f"  PIN for an erase: {_secret(row['erase_pin'])}"
@@ -116,6 +157,41 @@ def _ssh_lines(row: Mapping[str, Any]) -> Iterator[str]:
     if row["volume_owner"]:
         owner = row["volume_owner"]
         yield f"    volume owner {owner['user']}: {_secret(owner['password'])}"
+    if row["images_from"]:
+        yield from _bucket_lines("  images of", row["images_from"])
+    for image in row["images"]:
+        yield (
+            f"    image {image['name']}: macOS {image['version']} ({image['build']}), firmware"
+            f" {image['firmware']}, for {', '.join(image['models'])}, {_gb(image['size_bytes'])} GB"
+            f" at {image['url']}, restored to the volume {image['volume']}"
+        )
+
+
+def _installer_lines(row: Mapping[str, Any] | None) -> Iterator[str]:
+    if row is None:
+        yield "  installers: each Mac fetches its own from Apple"
+        return
+    yield from _bucket_lines("installers:", row["bucket"])
+    yield (
+        f"    cache: {row['folder']}, at most {row['budget_gb']:g} GB, {row['reserve_gb']:g} GB of"
+        f" the volume stay free; served at {row['url']} by {row['listen']}"
+    )
+    reports = row["report_secret"]
+    yield f"    reports of content caches: {_secret(reports) if reports else 'not accepted'}"
+
+
+def _bucket_lines(use: str, bucket: Mapping[str, Any]) -> Iterator[str]:
+    at = bucket["endpoint"] or f"Amazon S3, region {bucket['region'] or 'of the machine'}"
+    yield f"  {use} bucket {bucket['name']}/{bucket['prefix']} at {at}"
+    if bucket["access_key"]:
+        keys = (_secret(bucket[name]) for name in ("access_key", "secret_key"))
+        yield f"    login: {', '.join(keys)}"
+    else:
+        yield "    login: the machine's"
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.3g}"
 
 
 def _secret(row: Mapping[str, Any]) -> str:

@@ -20,9 +20,10 @@ def check(
 ) -> None:
     """Validate the configuration file of sites.
 
-    Prints each problem with its line, or a summary of each site: methods, servers, secrets that can
-    be used here (never their values), and the Macs that may be erased. Nothing is contacted. Exit
-    0: valid; 1: invalid, a secret cannot be used, or with --strict a warning; 2: unreadable.
+    Prints each problem with its line, or a summary of each site: methods, servers, images, the
+    cache of installers, secrets that can be used here (never their values), and the Macs that may
+    be erased. Nothing is contacted. Exit 0: valid; 1: invalid, a secret cannot be used, or with
+    --strict a warning; 2: unreadable.
     """
     import json
     import os

@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from agents.config.check import file_problem, secret_problem
+from agents.config.check import Read, bucket_secrets, file_problem, secret_problem
 from agents.config.file import AgentConfigDocument
 from agents.config.lint import lint
-from agents.config.model import MdmServerConfig, SshConfig, is_loopback
-from agents.config.secrets import SecretError
+from agents.config.model import MdmServerConfig, SiteConfig, SshConfig, is_loopback
+from agents.config.secrets import SecretError, read_erase_pin, read_secret
 from agents.config.servers import ServerConfigError, connect
 from agents.mdm.http import HttpServer, Login, server_time
 from agents.mdm.server import LoginRefusedError, ServerUnavailableError
@@ -96,6 +96,8 @@ def examine(
         if site.ssh is not None:
             for level, message in _ssh(site.ssh, environment):
                 yield Check(level, name, "ssh", message)
+        for level, message in _site_secrets(site, environment):
+            yield Check(level, name, "", message)
 
 
 def _ssh(config: SshConfig, environment: Mapping[str, str]) -> _Found:
@@ -108,7 +110,7 @@ def _ssh(config: SshConfig, environment: Mapping[str, str]) -> _Found:
     if weak := weak_permissions(SecretRef(source="file", name=config.key)):
         yield Level.WARNING, f"key: {weak}"
     if config.volume_owner is not None:
-        yield from _secret("volume owner", config.volume_owner.password, environment)
+        yield from _secret("volume owner's login", config.volume_owner.password, environment)
     yield Level.NOTE, _ROOT
 
 
@@ -124,12 +126,12 @@ def _server(
         yield Level.ERROR, str(error)
         return
     try:
-        yield from _secret("NanoMDM", config.login, environment)
+        yield from _secret("NanoMDM's login", config.login, environment)
         yield from _api("NanoMDM", connection.api, "/v1/pushcert", HTTPStatus.BAD_REQUEST, now)
         yield Level.NOTE, _STORAGE
         yield Level.NOTE, _WEBHOOK
         if config.ddm is not None and connection.ddm is not None:
-            yield from _secret("KMFDDM", config.ddm.login, environment)
+            yield from _secret("KMFDDM's login", config.ddm.login, environment)
             yield from _api("KMFDDM", connection.ddm, "/v1/sets", HTTPStatus.OK, now)
             if not is_loopback(config.ddm.url):
                 yield from _open_protocol(connection.ddm)
@@ -137,11 +139,21 @@ def _server(
         connection.close()
 
 
-def _secret(product: str, reference: SecretRef, environment: Mapping[str, str]) -> _Found:
-    if problem := secret_problem(reference, environment):
-        yield Level.ERROR, f"{product}'s login: {problem}"
+def _site_secrets(site: SiteConfig, environment: Mapping[str, str]) -> _Found:
+    """Yield the state of the secrets that belong to no server of Macs."""
+    if site.erase_pin is not None:
+        yield from _secret("PIN for an erase", site.erase_pin, environment, read_erase_pin)
+    for name, reference in bucket_secrets(site).items():
+        yield from _secret(name, reference, environment)
+
+
+def _secret(
+    name: str, reference: SecretRef, environment: Mapping[str, str], read: Read = read_secret
+) -> _Found:
+    if problem := secret_problem(reference, environment, read):
+        yield Level.ERROR, f"{name}: {problem}"
     if weak := weak_permissions(reference):
-        yield Level.WARNING, f"{product}'s login: {weak}"
+        yield Level.WARNING, f"{name}: {weak}"
 
 
 def _api(

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from agents.config.file import AgentConfigDocument
 from agents.config.model import SiteConfig, is_loopback
 from agents.preflight import DESTRUCTIVE_METHODS
-from agents.ssh.methods import SSH_METHODS
 from runtime.located_yaml import Path, Problem, path_text
 from runtime.yaml_model import locate
-from schemas.jobs import MDM_METHODS, Method
+from schemas.jobs import MDM_METHODS, SSH_METHODS, Method
 
 _Found = Iterator[tuple[Path, str]]
 
@@ -28,10 +27,6 @@ def lint(document: AgentConfigDocument) -> list[Problem]:
 
 
 def _methods(site: SiteConfig) -> _Found:
-    for index, method in enumerate(site.methods):
-        if method not in MDM_METHODS | SSH_METHODS:
-            message = f"{method} is not built yet: its jobs are refused as unsupported"
-            yield ("methods", index), message
     if site.mdm_servers and MDM_METHODS.isdisjoint(site.methods):
         yield ("mdm_servers",), "no method of this site uses an MDM server"
     if site.ssh is not None and SSH_METHODS.isdisjoint(site.methods):
@@ -42,7 +37,7 @@ def _methods(site: SiteConfig) -> _Found:
 
 
 def _updates_over_ssh(site: SiteConfig) -> bool:
-    return Method.SOFTWAREUPDATE in site.methods
+    return not {Method.SOFTWAREUPDATE, Method.STARTOSINSTALL}.isdisjoint(site.methods)
 
 
 def _plain_http(site: SiteConfig) -> _Found:

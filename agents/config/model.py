@@ -20,11 +20,12 @@ from pydantic import (
     model_validator,
 )
 
-from agents.ssh.methods import SSH_METHODS
+from runtime.listening import Listen
 from runtime.secret_refs import SecretRef
 from runtime.yaml_model import StrictModel
 from schemas.ids import SerialField, SiteField, is_real_serial
-from schemas.jobs import MDM_METHODS, Method
+from schemas.jobs import MDM_METHODS, SSH_METHODS, Method
+from schemas.macos import BuildField, OSVersionField
 from schemas.time_zones import TimeZoneName
 
 _HOST: Final = re.compile(
@@ -156,6 +157,65 @@ class VolumeOwnerConfig(StrictModel):
     password: SecretRef
 
 
+def _listen_address(value: str) -> str:
+    """Return HOST:PORT unchanged. Raises ValueError for other text."""
+    Listen.parse(value)
+    return value
+
+
+class BucketAccess(StrictModel):
+    """A bucket of S3 with installers, and its login.
+
+    `prefix` begins each key. `endpoint` is the URL of a server other than Amazon's, `region` is
+    Amazon's. Without `access_key` and `secret_key` the login is that of the machine, as boto3 finds
+    it: environment, shared files or role. `timeout_s`, in seconds, is for each request.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]+/)*$", max_length=200)] = ""
+    endpoint: Url | None = None
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None
+    access_key: SecretRef | None = None
+    secret_key: SecretRef | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = 30.0
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> Self:
+        """Return the access. Raises ValueError for one key without the other."""
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("`access_key` and `secret_key` belong together")
+        return self
+
+
+class ImageFacts(StrictModel):
+    """The facts of the Mac from which an image for `asr` was made, and of its file.
+
+    `volume`: the name of the volume on each Mac that is erased and restored. `models` are globs.
+    `sha256` has 64 hexadecimal digits.
+    """
+
+    name: SiteField
+    size_bytes: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    version: OSVersionField
+    build: BuildField
+    firmware: Annotated[str, Field(pattern=r"^[0-9][0-9.]{0,40}$")]
+    volume: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,60}$")]
+
+
+class ImageConfig(ImageFacts):
+    """An image for `asr` at a URL."""
+
+    url: Url
+
+
+class StoredImage(ImageFacts):
+    """An image for `asr` in a bucket; `key` is that of its object, behind the bucket's prefix."""
+
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,500}$")]
+
+
 class SshConfig(StrictModel):
     """Access to the Macs of a site over SSH.
 
@@ -163,8 +223,8 @@ class SshConfig(StrictModel):
     with `sudo` and without a password. `key` and `certificate`: files of the login. `known_hosts`:
     the Macs' host keys, or `@cert-authority` for the authority that certifies them. `address`: the
     name of a Mac by its serial number, `addresses` those of others. `connect_timeout_s` and
-    `command_timeout_s`, in seconds, limit the login and each command. `notice_minutes`: time
-    between a notice to the user at the screen and an installation after the deadline.
+    `command_timeout_s`, in seconds, limit the login and each command. `images`: those for `asr`;
+    `images_from`: the bucket whose `images.json` lists more.
     """
 
     user: AccountName
@@ -177,7 +237,8 @@ class SshConfig(StrictModel):
     connect_timeout_s: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 5.0
     command_timeout_s: Annotated[float, Field(ge=20, le=120, allow_inf_nan=False)] = 30.0
     volume_owner: VolumeOwnerConfig | None = None
-    notice_minutes: Annotated[int, Field(ge=0, le=120)] = 15
+    images: tuple[ImageConfig, ...] = ()
+    images_from: BucketAccess | None = None
 
     @model_validator(mode="after")
     def _has_addresses(self) -> Self:
@@ -185,6 +246,24 @@ class SshConfig(StrictModel):
         if self.address is None and not self.addresses:
             raise ValueError("needs `address` or `addresses`")
         return self
+
+
+class InstallersConfig(StrictModel):
+    """The cache of installers at a site, from which its Macs fetch them.
+
+    `folder` has the files; one agent uses it. `budget_gb` limits them, in GB (10^9 bytes), and
+    `reserve_gb` of the volume stay free for others. `listen` is the address of the HTTP server,
+    `url` its address for the Macs. `report_secret` is the last part of the URL to which Apple's
+    content caches send reports; without it none are accepted.
+    """
+
+    bucket: BucketAccess
+    folder: AbsolutePath
+    budget_gb: Annotated[float, Field(ge=0.001, le=100_000, allow_inf_nan=False)] = 80.0
+    reserve_gb: Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)] = 2.0
+    listen: Annotated[str, AfterValidator(_listen_address)]
+    url: Url
+    report_secret: SecretRef | None = None
 
 
 class SiteLimits(StrictModel):
@@ -204,8 +283,9 @@ class SiteConfig(StrictModel):
     """One live site.
 
     `time_zone` is the site's, for Macs whose own zone is unknown. `mdm_servers` are the servers of
-    its Macs, `ssh` is the access without one. `methods` are the only ones that its agents use; each
-    needs its server, or `ssh`.
+    its Macs, `ssh` is the access without one. `installers` is the cache of installers; without it
+    each Mac fetches its own from Apple. `methods` are the only ones that its agents use; each needs
+    its server, or `ssh`.
     `allow_destructive`: the serial numbers of the Macs that a job may erase or reinstall.
     `erase_pin`: six digits, for Macs that require a PIN to be erased (Intel without T2).
     """
@@ -213,6 +293,7 @@ class SiteConfig(StrictModel):
     time_zone: TimeZoneName
     mdm_servers: tuple[MdmServerConfig, ...] = ()
     ssh: SshConfig | None = None
+    installers: InstallersConfig | None = None
     methods: Annotated[tuple[Method, ...], Field(min_length=1)]
     allow_destructive: frozenset[RealSerial] = frozenset()
     erase_pin: SecretRef | None = None
@@ -241,6 +322,9 @@ class SiteConfig(StrictModel):
         # The key is missing after an error in `ssh` itself.
         if over_ssh and info.data.get("ssh", True) is None:
             raise ValueError(f"{over_ssh[0]} needs `ssh`")
+        ssh: SshConfig | None = info.data.get("ssh")
+        if Method.ASR in value and ssh is not None and not (ssh.images or ssh.images_from):
+            raise ValueError("asr needs `images` or `images_from` in `ssh`")
         servers: tuple[MdmServerConfig, ...] | None = info.data.get("mdm_servers")
         if servers is None:
             return value
@@ -260,6 +344,16 @@ class AgentConfig(StrictModel):
 
     version: Literal[1] = 1
     sites: Annotated[dict[SiteField, SiteConfig], Field(min_length=1)]
+
+    @field_validator("sites")
+    @classmethod
+    def _caches_differ(cls, value: dict[str, SiteConfig]) -> dict[str, SiteConfig]:
+        """Return the sites unchanged. Raises ValueError if two have one cache."""
+        caches = [site.installers for site in value.values() if site.installers is not None]
+        for name in ("folder", "listen"):
+            if repeated := _repeated(getattr(cache, name) for cache in caches):
+                raise ValueError(f"two sites have the {name} {repeated} for their installers")
+        return value
 
 
 def _repeated(values: Any) -> str | None:

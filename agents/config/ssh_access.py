@@ -1,14 +1,18 @@
 """Access to Macs over SSH by a configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from agents.config.model import SshConfig
 from agents.config.secrets import SecretError, read_secret
+from agents.config.servers import ServerConfigError
+from agents.installers.source import InstallerSource
 from agents.mac import Obstacle
+from agents.preflight import Limits
 from agents.ssh.connection import Login, NotConnectedError, SshConnection, Timeouts
+from agents.ssh.images import Image
 from agents.ssh.mac import SshMacs, VolumeOwner
 from agents.ssh.shell import MacPaths
 from runtime.secret_refs import SecretRef
@@ -20,11 +24,14 @@ def open_ssh(
     environment: Mapping[str, str],
     now: Callable[[], datetime],
     paths: MacPaths | None = None,
+    *,
+    installers: InstallerSource | None = None,
+    limits: Limits | None = None,
 ) -> SshMacs:
     """Return the Macs of a site over SSH; nothing is connected yet.
 
     Keys and passwords are read for each connection, so new ones need no restart. `paths` replaces
-    the places on the Macs.
+    the places on the Macs; `installers` and `limits` as for `SshMacs`.
     """
     owner = config.volume_owner
     volume_owner = None
@@ -35,9 +42,28 @@ def open_ssh(
         partial(connect, config),
         now=now,
         volume_owner=volume_owner,
-        notice_s=config.notice_minutes * 60,
+        installers=installers,
+        images=_images(config, environment, now),
+        limits=limits,
         paths=paths or paths_of(config),
     )
+
+
+def _images(
+    config: SshConfig, environment: Mapping[str, str], now: Callable[[], datetime]
+) -> Callable[[], Sequence[Image]]:
+    """Return the function that returns the images; raises ServerConfigError without boto3."""
+    listed = tuple(Image(**dict(image)) for image in config.images)
+    if config.images_from is None:
+        return lambda: listed
+    try:
+        # An agent without a bucket has no boto3.
+        from agents.config.image_manifest import ImageManifest  # noqa: PLC0415
+        from agents.config.installers_access import open_bucket  # noqa: PLC0415
+    except ImportError as error:
+        raise ServerConfigError("`images_from` needs boto3: drydock-agent[s3]") from error
+    manifest = ImageManifest(partial(open_bucket, config.images_from, environment), now)
+    return lambda: (*listed, *manifest.images())
 
 
 def connect(config: SshConfig, serial: str) -> SshConnection:

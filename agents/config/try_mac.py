@@ -22,7 +22,7 @@ def read_mac(config: SshConfig, serial: str, paths: MacPaths | None = None) -> R
     """
     shell = MacShell(connect(config, serial), paths or paths_of(config))
     owner = "" if config.volume_owner is None else config.volume_owner.user
-    report = shell.report(_NO_JOB, owner, with_enrollment=True)
+    report = shell.report(_NO_JOB, owner, frozenset({"enrollment"}))
     found = parse_serial(report.facts.get("serial", ""))
     if found != serial:
         raise OtherMacError(f"the Mac at this address is {found or 'unknown'}, not {serial}")

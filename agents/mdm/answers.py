@@ -10,6 +10,7 @@ a command of another agent of the site.
 """
 
 import json
+import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ _SCHEMA: Final = sqlite.Schema(_SCRIPT, 1)
 MAX_AHEAD: Final = timedelta(hours=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_FACTS: Final = "SELECT udid, name, value, at_us, since_us FROM facts"
+_ANSWERS: Final = "SELECT uuid, event_id, at_us, status, content FROM answers"
 _SET_FACT: Final = """
 INSERT INTO facts VALUES (?1, ?2, ?3, ?4, ?4)
 ON CONFLICT DO UPDATE SET value = ?3, at_us = ?4,
@@ -137,7 +140,8 @@ class AnswerStore:
     """The store in one file. Any thread may call it.
 
     `on_durable_write` is called around every commit. Opening raises the errors of
-    `runtime.sqlite.open_database`, the methods sqlite3.Error.
+    `runtime.sqlite.open_database`, DamagedError also for a row that cannot be read, the methods
+    sqlite3.Error.
     """
 
     def __init__(self, path: Path | str, on_durable_write: sqlite.Hook | None = None) -> None:
@@ -145,6 +149,33 @@ class AnswerStore:
             Path(path), _SCHEMA, sqlite.Durability.CACHE, on_durable_write=on_durable_write
         )
         self._lock = threading.Lock()
+        try:
+            self._check_rows(Path(path))
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _check_rows(self, path: Path) -> None:
+        """Raise DamagedError if a row cannot be read: the commands of its Mac would fail for ever.
+
+        The events fill a new store.
+        """
+        try:
+            for udid, *fact in self._db.execute(_FACTS):
+                assert isinstance(udid, str)
+                _fact(*fact)
+            for row in self._db.execute(_SENT):
+                _command(row)
+            for uuid, *answer in self._db.execute(_ANSWERS):
+                assert isinstance(uuid, str)
+                _answer(*answer)
+            self._db.execute("SELECT feed, position FROM positions").fetchall()
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise sqlite.DamagedError("read", path, f"a row is unreadable: {error}") from error
+        except sqlite3.DatabaseError as error:
+            if not sqlite.is_damage(error):
+                raise
+            raise sqlite.DamagedError("read", path, str(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -361,15 +392,8 @@ class AnswerStore:
     # --- inside, with the lock ---
 
     def _facts(self, udid: str) -> MacFacts:
-        rows = self._db.execute(
-            "SELECT name, value, at_us, since_us FROM facts WHERE udid = ?", (udid,)
-        )
-        return MacFacts(
-            {
-                Name(name): Fact(json.loads(value), _time(at_us), _time(since_us))
-                for name, value, at_us, since_us in rows
-            }
-        )
+        rows = self._db.execute(f"{_FACTS} WHERE udid = ?", (udid,))
+        return MacFacts(dict(_fact(*row) for _, *row in rows))
 
     def _with_delivery(self, command: SentCommand, now: datetime) -> tuple[SentCommand, Delivery]:
         authenticated_at = self._facts(command.udid).authenticated_at
@@ -380,12 +404,12 @@ class AnswerStore:
         return None if row is None else _command(row)
 
     def _answers(self, uuid: str) -> list[Answer]:
-        rows = self._db.execute(
-            "SELECT event_id, at_us, status, content FROM answers WHERE uuid = ?"
-            " ORDER BY at_us, event_id",
-            (uuid,),
-        )
-        return [_answer(*row) for row in rows]
+        rows = self._db.execute(f"{_ANSWERS} WHERE uuid = ? ORDER BY at_us, event_id", (uuid,))
+        return [_answer(*row) for _, *row in rows]
+
+
+def _fact(name: str, value: str, at_us: int, since_us: int) -> tuple[Name, Fact]:
+    return Name(name), Fact(json.loads(value), _time(at_us), _time(since_us))
 
 
 def _content(answer: Answer) -> str:

@@ -23,12 +23,12 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from schemas.jobs import Method
 from schemas.macos import OSVersion
+from schemas.method_versions import exists_on
 
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:drydock:mdm-command")
 _VERSION: Final = 5
-_PRODUCT_VERSION_FROM: Final = OSVersion(12)
-_BELOW_DDM: Final = OSVersion(14)
 
 
 class RequestType(StrEnum):
@@ -86,6 +86,7 @@ QUERIES: Final = (
     "BatteryLevel",
     "EACSPreflight",
     "PINRequiredForEraseDevice",
+    "AwaitingConfiguration",
 )
 
 
@@ -149,13 +150,10 @@ def schedule_os_update(order: str, target: OSVersion, running: OSVersion | None)
     """Return the command that installs `target` as soon as possible, after a notice to the user.
 
     For macOS 12 and 13 only: raises UnsupportedCommandError if `running`, the Mac's own version, is
-    known and another one. Up to macOS 11 an update has only a product key, which Drydock does not
-    know; from macOS 14 on it is a declaration, and the Mac ignores the command beside one.
+    known and another one (`schemas.method_versions`).
     """
-    if running is not None and running < _PRODUCT_VERSION_FROM:
-        raise UnsupportedCommandError(f"macOS {running} takes product keys only")
-    if running is not None and running >= _BELOW_DDM:
-        raise UnsupportedCommandError(f"macOS {running} is updated by declaration")
+    if running is not None and not exists_on(Method.MDM_COMMAND, running):
+        raise UnsupportedCommandError(f"ScheduleOSUpdate is not for macOS {running}")
     update = {"InstallAction": "InstallASAP", "ProductVersion": str(target.release)}
     return _command(order, 0, RequestType.SCHEDULE_OS_UPDATE, Updates=[update])
 

@@ -74,6 +74,12 @@ _INVENTORY: Final = (
     Name.FREE_DISK_GB,
     Name.BATTERY_PERCENT,
 )
+_CONDITIONS: Final = (
+    Name.ENROLLMENT_ID,
+    Name.ERASE_PREFLIGHT,
+    Name.PIN_REQUIRED,
+    Name.AWAITING_CONFIGURATION,
+)
 _STATUS: Final = (
     Name.OS_VERSION,
     Name.BUILD,
@@ -177,7 +183,7 @@ def facts_of(event: Event) -> Iterator[tuple[Name, Value]]:
         case DdmStatusEvent(data=data):
             yield from _known(data, _STATUS)
         case CommandReportedEvent(data=data):
-            yield from _known(data, (Name.ENROLLMENT_ID, Name.ERASE_PREFLIGHT, Name.PIN_REQUIRED))
+            yield from _known(data, _CONDITIONS)
         case InventoryEvent(data=data) if data.source == "mdm":
             yield from _known(data, _INVENTORY)
 

@@ -20,6 +20,7 @@ from schemas.ids import clean_text
 _SERVER_ERRORS = frozenset(
     {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 )
+_NOT_FOUND_OF_GO = b"404 page not found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,17 @@ class HttpServer:
         if response.status_code in _SERVER_ERRORS:
             raise ServerUnavailableError(f"{self._url}: status {response.status_code}")
         return response
+
+
+def is_without_api(response: httpx.Response) -> bool:
+    """Return True for Go's own response to an unknown path (net/http, `NotFound`).
+
+    The server itself has no such path. Another 404 is that of a proxy, whose server is away.
+    """
+    return (
+        response.status_code == HTTPStatus.NOT_FOUND
+        and response.content.strip() == _NOT_FOUND_OF_GO
+    )
 
 
 def server_time(response: httpx.Response, header: str = "Date") -> datetime | None:

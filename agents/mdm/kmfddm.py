@@ -23,7 +23,7 @@ from urllib.parse import quote
 import httpx
 
 from agents.mdm.declarations import is_order, is_ours
-from agents.mdm.http import HttpServer, server_time
+from agents.mdm.http import HttpServer, is_without_api, server_time
 from agents.mdm.server import (
     Declaration,
     DeclarationSet,
@@ -123,7 +123,8 @@ class Kmfddm:
         if response.status_code in _UNCHANGED:
             return
         detail = f"KMFDDM: status {response.status_code}: {clean_text(response.text)[:200]}"
-        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        of_proxy = response.status_code == HTTPStatus.NOT_FOUND and not is_without_api(response)
+        if of_proxy or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise ServerUnavailableError(detail)
         raise ServerRefusedError(detail)
 
@@ -132,6 +133,10 @@ class Kmfddm:
         response = self._api.request("GET", path)
         if response.status_code == HTTPStatus.NO_CONTENT:
             return []
+        if is_without_api(response):
+            raise ServerRefusedError(
+                "KMFDDM has no API at its URL: start it with `-api`, or correct the URL"
+            )
         try:
             found: Any = response.json()
         except ValueError:

@@ -57,6 +57,7 @@ from agents.mdm.server import (
 from agents.preflight import erases
 from schemas.jobs import INSTALLATIONS, Job, Method
 from schemas.macos import OSVersion
+from schemas.method_versions import exists_on
 from schemas.results import ErrorCode
 
 # Older facts are unknown where the present state counts.
@@ -69,7 +70,6 @@ QUERY_MAX_AGE: Final = timedelta(hours=1)
 _DATE_STEP: Final = timedelta(seconds=1)
 _NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PREFLIGHT_FROM: Final = OSVersion(13, 3)
-_NO_OBLITERATION_FROM: Final = OSVersion(12)
 _PREFLIGHT_PASSED: Final = "success"
 _COMMANDS: Final = {
     Method.DDM: RequestType.DECLARATIVE_MANAGEMENT,
@@ -143,10 +143,9 @@ class MdmMacs:
         order = order_marker(job.job_id, attempt, step)
         try:
             self._give(enrollment, job, order)
-        except LoginRefusedError as error:
-            return Ack.refused(ErrorCode.MDM_LOGIN_REFUSED, str(error))
         except ServerRefusedError as error:
-            return Ack.refused(ErrorCode.MDM_SERVER_REFUSED, str(error))
+            refusal = _refusal(error)
+            return Ack.refused(refusal.error_code, refusal.detail)
         except (UnsupportedCommandError, UndeclarableError) as error:
             return Ack.refused(ErrorCode.UNSUPPORTED, str(error))
         except ServerUnavailableError as error:
@@ -157,9 +156,10 @@ class MdmMacs:
         """Withdraw an order of an ended job; return None while something of it is left.
 
         A declaration is withdrawn from its server, and then the Mac must fetch its declarations
-        again; the result is "". A queued command cannot be withdrawn: None until its answer
-        arrives, then a text with it, or "" if the answer was there before the end or cannot arrive
-        any more. Raises UnreachableError if the server does not respond.
+        again; the result is "", also for a server that has none. A queued command cannot be
+        withdrawn: None until its answer arrives, then a text with it, or "" if the answer was there
+        before the end or cannot arrive any more. Raises UnreachableError if the server does not
+        respond.
         """
         enrollment = self.enrollment(job.udid)
         if isinstance(enrollment, Obstacle):
@@ -167,6 +167,8 @@ class MdmMacs:
             return ""
         if job.method is not Method.DDM:
             return self._late_answer(job, order)
+        if not enrollment.server.takes_declarations:
+            return ""
         try:
             enrollment.server.withdraw(enrollment.id, set_name(order))
             is_gone = self._has_fetched(enrollment, job, f"{order}/withdraw")
@@ -264,7 +266,8 @@ class MdmMacs:
             not_delivered=not_delivered,
             # Fetched after the expiry, it would restart the Mac outside of its window.
             is_revocable=job.method is Method.DDM,
-            busy=facts.flag(Name.AWAITING_CONFIGURATION, recent) is True
+            # However old: a query of the inventory shows when Setup Assistant has ended.
+            busy=facts.flag(Name.AWAITING_CONFIGURATION) is True
             or (not sent and self._is_full(enrollment.server)),
             obstacle=obstacle,
             progress=progress(set_name(order), sent, view, facts, recent)
@@ -302,9 +305,7 @@ class MdmMacs:
         except ServerRefusedError as error:
             if is_sent:
                 raise UnreachableError(str(error)) from error
-            is_login = isinstance(error, LoginRefusedError)
-            code = ErrorCode.MDM_LOGIN_REFUSED if is_login else ErrorCode.MDM_SERVER_REFUSED
-            return ServerView(), Obstacle(code, str(error))
+            return ServerView(), _refusal(error)
 
     def _is_full(self, server: MdmServer) -> bool:
         """Return True if the server's queues have as many commands of ours as they may have."""
@@ -317,6 +318,9 @@ class MdmMacs:
         """
         if erases(job):
             return self._erase_obstacle(enrollment, job, order)
+        version = enrollment.facts.os_version
+        if version is not None and not exists_on(job.method, version):
+            return Obstacle(ErrorCode.UNSUPPORTED, f"{job.method} is not for macOS {version}")
         server = enrollment.server.name
         if job.method is Method.INSTALL_PROFILE and self._enrollment_profile(server) is None:
             detail = f"the configuration of {server} has no readable enrollment_profile"
@@ -339,7 +343,7 @@ class MdmMacs:
         if facts.value(Name.SERIAL, asked_at - _DATE_STEP) is None:
             raise UnreachableError("the Mac's answer with its serial number is not read yet")
         version, preflight = facts.os_version, facts.text(Name.ERASE_PREFLIGHT)
-        if version is None or version < _NO_OBLITERATION_FROM:
+        if version is None or not exists_on(Method.ERASE_DEVICE, version):
             detail = f"macOS {version or 'of an unknown version'} can only obliterate"
             return Obstacle(ErrorCode.ERASE_IMPOSSIBLE, detail)
         if version >= _PREFLIGHT_FROM and preflight != _PREFLIGHT_PASSED:
@@ -394,12 +398,17 @@ class MdmMacs:
         query: str,
         make: Callable[[str, int], Command],
     ) -> None:
-        """Send the next command of a query. Raises UnreachableError if that fails."""
+        """Send the next command of a query. Raises UnreachableError if that fails.
+
+        It has an obstacle if the server refuses the query: it would refuse the order too.
+        """
         number = len(self._answers.deliveries(query, self._now()))
         try:
             self.send(enrollment, job.udid, query, make(query, number), number)
-        except (ServerUnavailableError, ServerRefusedError) as error:
+        except ServerUnavailableError as error:
             raise UnreachableError(str(error)) from error
+        except ServerRefusedError as error:
+            raise UnreachableError(str(error), _refusal(error)) from error
 
     def _erased(
         self,
@@ -533,6 +542,13 @@ class MdmMacs:
                 confirmed=True,
             )
         )
+
+
+def _refusal(error: ServerRefusedError) -> Obstacle:
+    """Return the obstacle that a refusal of the server is."""
+    is_login = isinstance(error, LoginRefusedError)
+    code = ErrorCode.MDM_LOGIN_REFUSED if is_login else ErrorCode.MDM_SERVER_REFUSED
+    return Obstacle(code, str(error))
 
 
 def _enrolled_since(facts: MacFacts, sent_at: datetime, *, is_answered: bool) -> datetime | None:

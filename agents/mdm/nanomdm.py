@@ -10,6 +10,7 @@
 | 500 with another `command_error` | not queued |
 | 400 | not queued: the property list is invalid |
 | 401 | not queued: the login is wrong |
+| 404 with Go's `404 page not found` | not queued: started without `-api`, or a wrong URL |
 | anything else, or no response | perhaps queued |
 
 "Queued" never means that it will be delivered: those two storages lose commands after a NotNow and
@@ -22,7 +23,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from agents.mdm.commands import Command
-from agents.mdm.http import HttpServer, json_object, server_time
+from agents.mdm.http import HttpServer, is_without_api, json_object, server_time
 from agents.mdm.kmfddm import Kmfddm
 from agents.mdm.server import (
     DeclarationSet,
@@ -79,6 +80,10 @@ class NanoMdmServer:
         response = self._api.request("PUT", path, content=command.plist)
         if response.status_code == HTTPStatus.BAD_REQUEST:
             raise ServerRefusedError(f"{self._name} cannot read the {command.request_type}")
+        if is_without_api(response):
+            raise ServerRefusedError(
+                f"{self._name} has no API at its URL: start it with `-api`, or correct the URL"
+            )
         body = json_object(response)
         # v0.9.0 has the error of one enrollment under its id, on `filekv` under the CommandUUID.
         parts = [body, *_groups(body.get("status"))]

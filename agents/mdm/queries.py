@@ -22,7 +22,7 @@ from agents.mdm.answers import AnswerStore
 from agents.mdm.commands import Command, RequestType, device_information, security_info
 from agents.mdm.delivery import QUERY_PREFIX, Delivery, SentCommand, State
 from agents.mdm.facts import Name
-from agents.mdm.mac import MdmMacs
+from agents.mdm.mac import FACT_MAX_AGE, MdmMacs
 from agents.mdm.query_backlog import QueryBacklog, WaitingQuery
 from agents.mdm.server import ServerUnavailableError
 from agents.mdm.subscription import StatusSubscriptions
@@ -53,7 +53,7 @@ class QueryOutcome(StrEnum):
     ANSWERED = "answered"
     """The Mac has answered it: the query was read twice, or the answer came meanwhile."""
     HELD = "held"
-    """The Mac is in Setup Assistant, or a new enrollment profile waits for it."""
+    """The Mac was in Setup Assistant within a day, or a new enrollment profile waits for it."""
     NOT_ENROLLED = "not_enrolled"
     """No enrollment at a server of the site."""
     FAILED = "failed"
@@ -90,7 +90,9 @@ class MacQueries:
         enrollment = self._macs.enrollment(query.udid)
         if isinstance(enrollment, Obstacle) or enrollment.facts.is_enrolled is False:
             return QueryOutcome.NOT_ENROLLED
-        if enrollment.facts.flag(Name.AWAITING_CONFIGURATION) is True:
+        # The end of Setup Assistant can be silent: no message has to follow DeviceConfigured.
+        recent = self._now() - FACT_MAX_AGE
+        if enrollment.facts.flag(Name.AWAITING_CONFIGURATION, recent) is True:
             return QueryOutcome.HELD
         make, request_type = _COMMANDS[query.kind]
         if self._macs.has_open(query.udid, request_type):

@@ -4,8 +4,14 @@ Every agent reads the check-ins and the inventory reports of the whole fleet, wi
 group: the answer to a command can be of any Mac. Positions are stored together with the answers,
 one for each partition, so a restart continues where the store ends. A store without positions is
 filled from the first records that the topics have.
+
+Only records that a trusted key for records signed count: a gateway accepted their sender. Others
+are counted and logged: who can write the topics could give a Mac another serial number. When a
+trusted key is added or removed, also while the agent is stopped, the records that no trusted key
+had signed are read again: the offset of the first one, and the keys, are stored with the positions.
 """
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -19,21 +25,27 @@ from agents.answer_feed import AnswerFeed
 from runtime.kafka import KafkaConnection
 from runtime.logs import Log
 from runtime.retry import QUICK, Backoff
+from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
-from schemas.envelope import InvalidEvent, decode
-from schemas.topics import CHECKINS, INVENTORY
+from schemas.envelope import Event, InvalidEvent, decode
+from schemas.signed_records import REPORT_RECORD, verify_record, without_stamp
+from schemas.signing import SignatureError
+from schemas.topics import REPORT_TOPICS
 
 STALE_AFTER_S: Final = 30.0
 _END_OFFSETS_INTERVAL_S: Final = 5.0
 _POLL_MS: Final = 250
 _TIMEOUT_MS: Final = 4000
 _LOG_INTERVAL_S: Final = 30.0
+_NO_OFFSET: Final = -1
 
 
 class AnswerReader(threading.Thread):
     """Thread that keeps the store current. Any thread may call `is_current`.
 
-    `wake` is called with the UDIDs of Macs whose jobs have news. `now` is the agent's clock.
+    `wake` is called with the UDIDs of Macs whose jobs have news. `now` is the agent's clock. `keys`
+    returns the trusted keys (the same object until they change), and `on_ignored` is called for
+    each record that none of them signed.
     """
 
     def __init__(
@@ -42,6 +54,8 @@ class AnswerReader(threading.Thread):
         feed: AnswerFeed,
         wake: Callable[[Collection[str]], None],
         now: Callable[[], datetime],
+        keys: Callable[[], KeyRing],
+        on_ignored: Callable[[], None],
         log: Log,
     ) -> None:
         super().__init__(daemon=True, name="answers")
@@ -49,6 +63,13 @@ class AnswerReader(threading.Thread):
         self._feed = feed
         self._wake = wake
         self._now = now
+        self._keys = keys
+        self._on_ignored = on_ignored
+        self._read_with = keys()
+        # The first record of each partition that no key of `_read_with` signed.
+        self._first_ignored: dict[Any, int] = {}
+        self._ignored = 0
+        self._next_ignored_log_at = 0.0
         self._log = log
         self._current_at: float | None = None
         self._ending = threading.Event()
@@ -89,9 +110,10 @@ class AnswerReader(threading.Thread):
                     asked_at = time.monotonic()
                     ends = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
                     ask_at = asked_at + _END_OFFSETS_INTERVAL_S
+                self._read_ignored_again(consumer)
                 batches = consumer.poll(timeout_ms=_POLL_MS)
-                for batch in batches.values():
-                    self._store(batch)
+                for partition, batch in batches.items():
+                    self._store(partition, batch)
                 if all(_reached(consumer, partition, ends[partition]) for partition in partitions):
                     self._current_at = asked_at
 
@@ -102,7 +124,7 @@ class AnswerReader(threading.Thread):
         expired, is replaced by that of its first record. Raises KafkaError for a missing topic.
         """
         partitions = []
-        for topic in (CHECKINS, INVENTORY):
+        for topic in REPORT_TOPICS:
             numbers = consumer.partitions_for_topic(topic.name)
             if not numbers:
                 raise UnknownTopicOrPartitionError(topic.name)
@@ -112,22 +134,77 @@ class AnswerReader(threading.Thread):
         ends = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
         for partition in partitions:
             position = self._feed.position(_feed_name(partition.topic, partition.partition))
-            known = position is not None and first[partition] <= position <= ends[partition]
-            consumer.seek(partition, position if known else first[partition])
+            if position is None or not first[partition] <= position <= ends[partition]:
+                position = first[partition]
+                self._first_ignored.pop(partition, None)
+            else:
+                position = max(first[partition], self._before_ignored(partition, position))
+            consumer.seek(partition, position)
         return partitions
 
-    def _store(self, batch: list[Any]) -> None:
+    def _before_ignored(self, partition: Any, position: int) -> int:
+        """Return the stored position, or that of the first ignored record if the keys changed."""
+        self._first_ignored.pop(partition, None)
+        name = _feed_name(partition.topic, partition.partition)
+        ignored = self._feed.position(_ignored_name(name))
+        if ignored is None or ignored == _NO_OFFSET:
+            return position
+        if self._feed.position(_keys_name(name)) != _keys_number(self._read_with):
+            return min(ignored, position)
+        self._first_ignored[partition] = ignored
+        return position
+
+    def _read_ignored_again(self, consumer: Any) -> None:
+        """Go back to the first ignored record of each partition if the trusted keys changed."""
+        keys = self._keys()
+        if keys is self._read_with:
+            return
+        self._read_with = keys
+        for partition, offset in self._first_ignored.items():
+            consumer.seek(partition, offset)
+        self._first_ignored = {}
+
+    def _store(self, partition: Any, batch: list[Any]) -> None:
         """Store the events of records of one partition, and wake the jobs with news."""
         events = []
         for record in batch:
             try:
-                events.append(decode(record.value or b""))
+                events.append(self._accepted_event(record.value or b""))
             except InvalidEvent:
                 continue  # its reader in the pipeline makes it a dead letter
-        name = _feed_name(batch[-1].topic, batch[-1].partition)
-        udids = self._feed.add_events(events, self._now(), {name: batch[-1].offset + 1})
+            except SignatureError as error:
+                self._first_ignored.setdefault(partition, record.offset)
+                self._ignore(record, error)
+        name = _feed_name(partition.topic, partition.partition)
+        positions = {
+            name: batch[-1].offset + 1,
+            _ignored_name(name): self._first_ignored.get(partition, _NO_OFFSET),
+            _keys_name(name): _keys_number(self._read_with),
+        }
+        udids = self._feed.add_events(events, self._now(), positions)
         if udids:
             self._wake(udids)
+
+    def _accepted_event(self, raw: bytes) -> Event:
+        """Return the event of a record. Raises SignatureError before it is parsed, InvalidEvent."""
+        signed = without_stamp(raw)
+        verify_record(signed, REPORT_RECORD, self._read_with.records)
+        # Not the stamp: in its place a forger could write members that replace signed ones.
+        return decode(signed)
+
+    def _ignore(self, record: Any, error: SignatureError) -> None:
+        self._on_ignored()
+        self._ignored += 1
+        if time.monotonic() < self._next_ignored_log_at:
+            return
+        self._next_ignored_log_at = time.monotonic() + _LOG_INTERVAL_S
+        found = {key.TOPIC: record.topic, key.OFFSET: record.offset, key.DETAIL: str(error)}
+        self._log.error(
+            "records of Macs ignored: no trusted key for records signed them",
+            **found,
+            **{key.COUNT: self._ignored},
+        )
+        self._ignored = 0
 
     def _log_failure(self, error: Exception) -> None:
         if time.monotonic() >= self._next_log_at:
@@ -141,6 +218,22 @@ class AnswerReader(threading.Thread):
 
 def _feed_name(topic: str, partition: int) -> str:
     return f"{topic}/{partition}"
+
+
+def _ignored_name(feed: str) -> str:
+    """Return the name under which the offset of the first ignored record is stored."""
+    return f"{feed}/first-ignored"
+
+
+def _keys_name(feed: str) -> str:
+    """Return the name under which `_keys_number` of the keys that ignored it is stored."""
+    return f"{feed}/keys"
+
+
+def _keys_number(keys: KeyRing) -> int:
+    """Return a number of 56 bits for the ids of the trusted keys for records."""
+    ids = "\n".join(sorted(keys.records))
+    return int.from_bytes(hashlib.sha256(ids.encode()).digest()[:7])
 
 
 def _reached(consumer: Any, partition: Any, end: int) -> bool:

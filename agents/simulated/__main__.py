@@ -36,13 +36,17 @@ def main(
     secret: Annotated[
         str | None, typer.Option(envvar="DRYDOCK_SIMULATED_SECRET", help="NanoMDM's secret.")
     ] = None,
+    admin_secret: Annotated[
+        str | None,
+        typer.Option(envvar="DRYDOCK_SIMULATED_ADMIN_SECRET", help="The operators' secret."),
+    ] = None,
 ) -> None:
     """Serve simulated Macs to other processes."""
     host, _, port = listen.rpartition(":")
     try:
         plan = TypeAdapter(FleetPlan).validate_json(fleet.read_bytes())
         fleet_server = SimulatedFleetServer(
-            plan, data_dir, None if sink is None else sink_for(sink, secret)
+            plan, data_dir, None if sink is None else sink_for(sink, secret, admin_secret)
         )
         server = SimulatedFleetHttpServer(host, int(port), fleet_server)
     except (OSError, ValidationError, ValueError) as error:

@@ -181,15 +181,22 @@ class SimulatedMac:
     def _carry_out(self, step: str, job: Job, attempt: int, at: datetime) -> None:
         """Leave the mark of the order, record it, and schedule its work.
 
-        An order that the fault `ignored` strikes has a mark but no work.
+        An order that the fault `ignored` strikes has a mark but no work. A declaration that the Mac
+        has can change the time of its enforcement only.
         """
-        self._marks.add(order_marker(job.job_id, attempt, step))
+        name = order_marker(job.job_id, attempt, step)
+        if job.method is Method.DDM and name in self._marks:
+            self._enforce(job, at)
+            return
+        self._marks.add(name)
         self._environment.record_action(at, self.spec.udid, job.job_id, attempt, step)
         if self._strikes("ignored"):
             return
         if job.method is Method.PROFILES_RENEW:
             if self.spec.faults.answers_prompt:
                 self._wake(at + self._between(20, 300, "prompt"), "enrol")
+            return
+        if job.method is Method.RESTART_UPDATE_SERVICE:
             return
         if job.method is Method.INSTALL_PROFILE:
             self._wake(at + _SOON, "enrol")
@@ -203,6 +210,17 @@ class SimulatedMac:
             self._wake(at + timedelta(minutes=1), "install", self._works)
         else:
             self._wake(at + _SOON, "download", self._works)
+
+    def _enforce(self, job: Job, at: datetime) -> None:
+        """Enforce a declared update at this job's time, if it is not being installed."""
+        if self._work is None or self._work.job.job_id != job.job_id or self._installing:
+            return
+        if self.progress.state is not InstallState.PREPARED:
+            self._work = _Work(self._work.number, job)
+            return
+        self._works += 1
+        self._work = _Work(self._works, job)
+        self._wake(max(at, job.enforce_at or at + _DDM_GRACE), "install", self._works)
 
     def _strikes(self, fault: str) -> bool:
         """Return True and use up one strike if the fault has strikes left, else False."""

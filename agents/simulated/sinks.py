@@ -5,6 +5,7 @@ import http.client
 import json
 import plistlib
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from schemas.envelope import (
     CheckedOutEvent,
     CommandReportedEvent,
     DeviceEvent,
+    InventoryEvent,
     TokenUpdatedEvent,
     encode,
 )
@@ -24,13 +26,13 @@ _TIMEOUT_S: Final = 30.0
 _OK: Final = 200
 
 
-def sink_for(where: str, secret: str | None) -> Sink:
+def sink_for(where: str, secret: str | None, admin_secret: str | None) -> Sink:
     """Return the sink for `http://HOST:PORT`, the URL of a gateway.
 
-    None sends no secret. Raises ValueError for another form.
+    A secret of None is not sent. Raises ValueError for another form.
     """
     if where.startswith("http://"):
-        return GatewaySink(where, secret)
+        return GatewaySink(where, secret, admin_secret=admin_secret)
     raise ValueError(f"{where!r} is not http://")
 
 
@@ -39,14 +41,22 @@ class GatewaySink:
 
     MDM messages are NanoMDM webhooks, one in a request; other events are CloudEvents, many in a
     request. The order of the events is kept. `secret` is that of NanoMDM, `feed_secret` that of the
-    feed whose releases are posted; None sends no secret.
+    feed whose releases are posted, `admin_secret` that of the operators, whose statements about
+    Macs no MDM server may submit; None sends no secret.
     """
 
-    def __init__(self, url: str, secret: str | None, feed_secret: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        secret: str | None,
+        feed_secret: str | None = None,
+        admin_secret: str | None = None,
+    ) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._secret = secret
         self._feed_secret = feed_secret
+        self._admin_secret = admin_secret
         self._connection: http.client.HTTPConnection | None = None
 
     def __call__(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
@@ -55,20 +65,21 @@ class GatewaySink:
         Raises SinkError if the gateway does not respond, and at the first response that is not 200;
         the events before it are posted.
         """
-        plain: list[DeviceEvent | AdvisoryEvent] = []
-        for event in events:
-            hook = webhook_of(event)
-            if hook is None and not isinstance(event, AdvisoryEvent):
-                plain.append(event)
+        for (is_hook, secret), some in groupby(events, self._login_of):
+            if not is_hook:
+                self._post_events([*some], secret)
                 continue
-            self._post_events(plain, self._secret)
-            plain = []
-            if hook is None:
-                self._post_events([event], self._feed_secret)
-            else:
-                body = json.dumps(hook).encode()
-                self._post("/webhooks/nanomdm", body, "application/json", self._secret)
-        self._post_events(plain, self._secret)
+            for event in some:
+                body = json.dumps(webhook_of(event)).encode()
+                self._post("/webhooks/nanomdm", body, "application/json", secret)
+
+    def _login_of(self, event: DeviceEvent | AdvisoryEvent) -> tuple[bool, str | None]:
+        """Return True for a webhook of NanoMDM, and the secret with which the event is posted."""
+        if isinstance(event, AdvisoryEvent):
+            return False, self._feed_secret
+        if isinstance(event, InventoryEvent) and event.data.source == "admin":
+            return False, self._admin_secret
+        return webhook_of(event) is not None, self._secret
 
     def close(self) -> None:
         """Close the connection; a later call opens a new one."""
@@ -78,10 +89,9 @@ class GatewaySink:
     def _post_events(
         self, events: Sequence[DeviceEvent | AdvisoryEvent], secret: str | None
     ) -> None:
-        """Post events as CloudEvents in one request; nothing without events. Raises SinkError."""
-        if events:
-            body = b"\n".join(encode(event) for event in events)
-            self._post("/v1/events", body, "application/x-ndjson", secret)
+        """Post events as CloudEvents in one request. Raises SinkError."""
+        body = b"\n".join(encode(event) for event in events)
+        self._post("/v1/events", body, "application/x-ndjson", secret)
 
     def _post(self, path: str, body: bytes, kind: str, secret: str | None) -> None:
         """Post one body with `kind` as its content type.

@@ -22,7 +22,7 @@ from typing import Final
 from agents.mac import Obstacle
 from agents.ssh.mac_facts import Deferral
 from agents.ssh.offers import Listing, ListingState, Offer, find_offer, parse_listing
-from agents.ssh.report import Report, Task, TaskState, listing_number
+from agents.ssh.report import LIST, Report, Task, TaskState, task_number
 from schemas.jobs import Target
 from schemas.results import ErrorCode
 
@@ -58,7 +58,7 @@ def next_listing(
 ) -> List | Listed | Offer | Obstacle:
     """Return the next step to the offer of the target, by the table of the module."""
     numbered = {
-        number: task for task in report.tasks if (number := listing_number(task)) is not None
+        number: task for task in report.tasks if (number := task_number(task, LIST)) is not None
     }
     if not numbered:
         return List(1)

@@ -3,35 +3,51 @@
 An order is a task on the Mac: a folder, in which a link appears just before its command begins. The
 link is the mark, and its creation succeeds once, so the command runs once however often the order
 is given. launchd runs the task, so a lost connection loses nothing; the connection ends at the
-restart by design. Afterwards a look compares boot time, build and serial number.
+restart by design. Afterwards a look compares boot time, build and serial number. `agents.ssh.
+orders` has the command of each method.
 
-| method | order |
-| --- | --- |
-| softwareupdate | `softwareupdate --install LABEL --restart`, the label from a listing of the Mac |
-| profiles_renew | `profiles renew -type enrollment`, which shows a prompt to the user |
+An update and an installation are prepared by tasks of their own, which a look begins: a listing of
+the offered updates, and the fetch of an installer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from agents.installers.source import Installer, InstallerSource, Staging
 from agents.mac import Ack, Mac, Observation, Obstacle, UnreachableError, order_marker
-from agents.preflight import runs_target
+from agents.preflight import Limits, Ready, fitness, runs_target
 from agents.ssh.connection import NotConnectedError, SshConnection
+from agents.ssh.fetching import Fetch, Fetching, InstallerApp, next_fetch
+from agents.ssh.images import Image, fitting_image, restore_arguments
 from agents.ssh.listing import List, Listed, next_listing
-from agents.ssh.mac_facts import parse_deferral, parse_serial
+from agents.ssh.mac_facts import parse_apple_silicon, parse_deferral, parse_serial
 from agents.ssh.observation import observation, user_at_screen
 from agents.ssh.offers import Offer
-from agents.ssh.report import Report, TaskState, UnreadableReportError, listing_name, task_name
-from agents.ssh.shell import Command, MacPaths, MacShell
+from agents.ssh.orders import SHORT, installer_arguments, short_command, update_command
+from agents.ssh.report import (
+    FETCH,
+    LIST,
+    Report,
+    TaskState,
+    UnreadableReportError,
+    preparation_name,
+    task_name,
+)
+from agents.ssh.shell import Command, CostlyFact, MacPaths, MacShell, script_command
 from schemas.ids import clean_text
-from schemas.jobs import Job, Method
+from schemas.jobs import Action, Job, Method
 from schemas.results import ErrorCode
 
 # Seconds without output. Those of github.com/Macjutsu/super are shorter; a server can pause.
 _LIST_SILENCE_S: Final = 600
-_RENEW_SILENCE_S: Final = 60
+_SHORT_SILENCE_S: Final = 60
+# Longer than it takes to compare the SHA-256 of 18 GB and to unpack them, which print nothing.
+_FETCH_SILENCE_S: Final = 3600
+_INSTALLING: Final = frozenset({Method.STARTOSINSTALL, Method.ASR})
+# Notice of an installation to a user at the screen, for a job without its own.
+_NOTICE_MINUTES: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +65,10 @@ class SshMacs:
     """The Macs of one site.
 
     `connect` returns the connection to the Mac with a serial number. `volume_owner` is the same
-    account on each Mac, None without one. A user at the screen gets a notice `notice_s` seconds
-    before the command of an order. `silence_s`: seconds without output after which an installation
-    is ended.
+    account on each Mac, None without one. `installers` has the installers of the site; without it
+    Apple's own tool fetches them. `images` returns those for `asr`, and raises
+    UnreachableError while it cannot. Nothing is fetched for a Mac below
+    the `limits`. `silence_s`: seconds without output after which an installation is ended.
     """
 
     def __init__(
@@ -60,14 +77,18 @@ class SshMacs:
         *,
         now: Callable[[], datetime],
         volume_owner: VolumeOwner | None = None,
-        notice_s: int = 900,
+        installers: InstallerSource | None = None,
+        images: Callable[[], Sequence[Image]] = tuple,
+        limits: Limits | None = None,
         silence_s: int = 1800,
         paths: MacPaths | None = None,
     ) -> None:
         self._connect = connect
         self._now = now
         self._owner = volume_owner
-        self._notice_s = notice_s
+        self._installers = installers
+        self._images = images
+        self._limits = limits or Limits()
         self._silence_s = silence_s
         self._paths = paths or MacPaths()
 
@@ -78,14 +99,18 @@ class SshMacs:
     def look(self, job: Job) -> Observation:
         """Return an observation of the job's Mac; may begin a listing of the offered updates.
 
-        Raises UnreachableError if the Mac does not respond, also with an obstacle, and until a
-        listing that the order needs has ended.
+        May also begin the fetch of an installer; the Mac is busy until it is there. Raises
+        UnreachableError if the Mac does not respond, also with an obstacle, and until a listing
+        that the order needs has ended.
         """
         if job.serial is None:
             return Observation(obstacle=_no_serial())
         shell = self._shell(job.serial)
         report = self._report(shell, job)
         seen = observation(report, job, self._now(), has_password=self._password() is not None)
+        if job.method in _INSTALLING:
+            is_ready = not seen.marks and fitness(job, seen, self._limits, self._now()) == Ready()
+            return self._with_installer(shell, report, job, seen) if is_ready else seen
         if not self._needs_offer(job, seen):
             return seen
         match self._offer(report, job):
@@ -93,7 +118,7 @@ class SshMacs:
                 return replace(seen, obstacle=obstacle)
             case List(number):
                 command = Command(["softwareupdate", "--list"], _LIST_SILENCE_S)
-                shell.begin(listing_name(job.job_id, number), command)
+                shell.begin(preparation_name(job.job_id, LIST, number), command)
                 raise UnreachableError("the updates offered to the Mac are being listed")
             case Listed():
                 raise UnreachableError("the updates offered to the Mac are being listed")
@@ -121,8 +146,7 @@ class SshMacs:
         if isinstance(command, Ack):
             return command
         task = task_name(order_marker(job.job_id, attempt, step))
-        is_short = job.method is Method.PROFILES_RENEW
-        begun = shell.begin(task, command, until_end=is_short)
+        begun = shell.begin(task, command, until_end=job.method in SHORT)
         if begun.exit_status != 0:
             detail = f"launchd did not take the order: {clean_text(begun.stderr)}"
             return Ack.refused(ErrorCode.COMMAND_REJECTED, detail[:200])
@@ -133,35 +157,49 @@ class SshMacs:
         if order is None or not order.has_begun:
             raise UnreachableError("the order has not begun yet")
         has_failed = order.state is TaskState.ENDED and order.exit_status != 0
-        if job.method is Method.PROFILES_RENEW and has_failed:
-            # The tool itself asks the server, so a failure of it changed nothing.
+        if job.method in SHORT and has_failed:
+            # Such a tool does its work before it ends, so a failure of it changed nothing.
             detail = f"exit status {order.exit_status}: {clean_text(order.output.strip())}"
             return Ack.refused(ErrorCode.COMMAND_REJECTED, detail[:200])
         return Ack.accepted()
 
     def _command(self, report: Report, job: Job) -> Command | Ack:
         """Return the command of the order, or the response of a Mac that must not get it."""
-        if job.method is Method.PROFILES_RENEW:
-            return Command(["profiles", "renew", "-type", "enrollment"], _RENEW_SILENCE_S)
-        if job.method is not Method.SOFTWAREUPDATE:
+        if job.method in SHORT:
+            return Command(short_command(job.method), _SHORT_SILENCE_S)
+        if job.method is Method.SOFTWAREUPDATE:
+            prepared: object = self._offer(report, job)
+        elif job.method in _INSTALLING:
+            prepared = next_fetch(report)
+        else:
             return Ack.refused(ErrorCode.UNSUPPORTED, f"{job.method} over SSH")
-        offer = self._offer(report, job)
-        if isinstance(offer, Obstacle):
-            return Ack.refused(offer.error_code, offer.detail)
-        if not isinstance(offer, Offer):
-            # The listing of the look became too old; the next look lists again.
+        if isinstance(prepared, Obstacle):
+            return Ack.refused(prepared.error_code, prepared.detail)
+        if not isinstance(prepared, Offer | InstallerApp):
+            # What the look found became too old; the next look prepares again.
             return Ack.not_now()
-        argv = ["softwareupdate", "--install", offer.label, "--restart", "--agree-to-license"]
-        argv.append("--verbose")
-        seen = observation(report, job, self._now(), has_password=True)
-        password = None
-        if seen.apple_silicon is not False:
+        if job.method is Method.ASR and isinstance(prepared, InstallerApp):
+            return self._restore(report, job, prepared.path)
+        owner, password = None, None
+        if parse_apple_silicon(report.facts.get("apple_silicon", "")) is not False:
             password = self._password()
             if self._owner is None or password is None:
                 return Ack.refused(ErrorCode.NO_VOLUME_OWNER, "no volume owner's password at hand")
-            argv += ["--user", self._owner.name, "--stdinpass"]
-        notice_s = self._notice_s if user_at_screen(report) else 0
-        return Command(argv, self._silence_s, notice_s, password)
+            owner = self._owner.name
+        if isinstance(prepared, Offer):
+            argv = update_command(prepared, owner)
+        else:
+            arguments = installer_arguments(job, owner)
+            argv = script_command("install.sh", prepared.path, *arguments)
+        return Command(argv, self._silence_s, _notice_s(report, job), password)
+
+    def _restore(self, report: Report, job: Job, path: str) -> Command | Ack:
+        """Return the command that restores a volume, or the refusal of a Mac that does not fit."""
+        image = fitting_image(self._images(), job, report)
+        if isinstance(image, Obstacle):
+            return Ack.refused(image.error_code, image.detail)
+        argv = script_command("restore.sh", path, *restore_arguments(image, report))
+        return Command(argv, self._silence_s, _notice_s(report, job))
 
     def _needs_offer(self, job: Job, seen: Observation) -> bool:
         """Return True before the order of an update that the Mac could begin now."""
@@ -175,15 +213,77 @@ class SshMacs:
         deferral = parse_deferral(report.facts.get("restrictions", "").encode())
         return next_listing(report, job.target, deferral)
 
+    def _with_installer(
+        self, shell: MacShell, report: Report, job: Job, seen: Observation
+    ) -> Observation:
+        """Return the observation of a Mac that could begin now; busy until its installer is there.
+
+        Begins the fetch of the installer.
+        """
+        found = next_fetch(report)
+        fetch = self._fetch(shell, report, job, found.number) if isinstance(found, Fetch) else found
+        match fetch:
+            case Obstacle() as obstacle:
+                return replace(seen, obstacle=obstacle)
+            case InstallerApp():
+                return seen
+            case _:
+                return replace(seen, busy=True)
+
+    def _fetch(
+        self, shell: MacShell, report: Report, job: Job, number: int
+    ) -> Staging | Fetching | Obstacle:
+        """Begin the fetch with this number, unless the site does not have the installer yet."""
+        if job.method is Method.ASR:
+            return self._fetch_image(shell, report, job, number)
+        if job.target is None:
+            return Obstacle(ErrorCode.UNSUPPORTED, "an installation without a target")
+        installer: Installer | None = None
+        if self._installers is not None:
+            match self._installers.installer(job):
+                case Installer() as found:
+                    installer = found
+                case Staging() | Obstacle() as other:
+                    return other
+        # A reinstall of the release that runs is deferred by nothing.
+        deferral = parse_deferral(report.facts.get("restrictions", "").encode())
+        is_deferred = job.action is Action.UPGRADE and (deferral is None or any(deferral))
+        argv = script_command(
+            "fetch.sh",
+            self._paths.applications,
+            self._paths.installers,
+            str(job.target.version),
+            "-" if job.target.build is None else str(job.target.build),
+            "-" if installer is None else str(installer.size_bytes),
+            "-" if installer is None else installer.sha256,
+            "deferral" if is_deferred else "-",
+        )
+        url = "" if installer is None else installer.url
+        command = Command(argv, _FETCH_SILENCE_S, secret=url)
+        shell.begin(preparation_name(job.job_id, FETCH, number), command)
+        return Fetching()
+
+    def _fetch_image(
+        self, shell: MacShell, report: Report, job: Job, number: int
+    ) -> Fetching | Obstacle:
+        image = fitting_image(self._images(), job, report)
+        if isinstance(image, Obstacle):
+            return image
+        name = f"{job.job_id}.dmg"
+        facts = (self._paths.installers, name, str(image.size_bytes), image.sha256)
+        argv = script_command("fetch_image.sh", *facts)
+        command = Command(argv, _FETCH_SILENCE_S, secret=image.url)
+        shell.begin(preparation_name(job.job_id, FETCH, number), command)
+        return Fetching()
+
     def _report(self, shell: MacShell, job: Job) -> Report:
         """Return the report of the job's Mac.
 
         Raises UnreachableError, with an obstacle if another Mac responds at the address.
         """
         owner = "" if self._owner is None else self._owner.name
-        is_renewal = job.method is Method.PROFILES_RENEW
         try:
-            report = shell.report(job.job_id, owner, with_enrollment=is_renewal)
+            report = shell.report(job.job_id, owner, _costly_facts(job))
         except UnreadableReportError as error:
             raise UnreachableError(str(error)) from error
         serial = parse_serial(report.facts.get("serial", ""))
@@ -199,6 +299,26 @@ class SshMacs:
 
     def _password(self) -> str | None:
         return None if self._owner is None else self._owner.password()
+
+
+def _costly_facts(job: Job) -> frozenset[CostlyFact]:
+    """Return the facts that only some jobs need."""
+    wanted: set[CostlyFact] = set()
+    if job.method is Method.PROFILES_RENEW:
+        wanted.add("enrollment")
+    if job.method is Method.STARTOSINSTALL:
+        wanted.add("history")
+    if job.method is Method.ASR:
+        wanted.add("image")
+    if job.backup is not None:
+        wanted.add("backups")
+    return frozenset(wanted)
+
+
+def _notice_s(report: Report, job: Job) -> int:
+    """Return the seconds between a notice to the user and the command; 0 without a user."""
+    minutes = _NOTICE_MINUTES if job.notice_minutes is None else job.notice_minutes
+    return minutes * 60 if user_at_screen(report) else 0
 
 
 def _no_serial() -> Obstacle:

@@ -18,6 +18,7 @@ _SERIAL: Final = re.compile(r'"IOPlatformSerialNumber" = "([A-Za-z0-9]{4,32})"')
 _BATTERY: Final = re.compile(r"^ -InternalBattery-\d+ .*?\t\s*(\d{1,3})%;", re.MULTILINE)
 _POWER: Final = re.compile(r"^Now drawing from '([^']*)'", re.MULTILINE)
 _USER: Final = re.compile(r"^\W*([0-9A-Fa-f-]{36})$", re.MULTILINE)
+_COPY: Final = re.compile(r"\b(\d{4}-\d{2}-\d{2}-\d{6})\b")
 _RATE_LIMITED: Final = "due to rate limit enforcement"
 # The user of /dev/console while the login window or Setup Assistant is shown.
 _NO_USER: Final = frozenset({"root", "loginwindow", "_mbsetupuser"})
@@ -25,6 +26,9 @@ _INSTALLERS: Final = frozenset(
     {"softwareupdate", "startosinstall", "osinstallersetupd", "InstallAssistant"}
 )
 _DEFAULT_DEFERRAL_DAYS: Final = 30
+_MALFORMED: Final = (ValueError, TypeError, AttributeError, KeyError)
+# The programs that install a system. Other rows of the history are of packages.
+_SYSTEM_INSTALLERS: Final = frozenset({"macOS Installer", "OS X Installer", "softwareupdated"})
 
 
 class System(NamedTuple):
@@ -190,6 +194,40 @@ def parse_user_logged_in(text: str) -> bool | None:
 def parse_installer_running(text: str) -> bool:
     """Return True if an installer of macOS runs, from `ps -axo comm=`."""
     return any(line.strip().rpartition("/")[2] in _INSTALLERS for line in text.splitlines())
+
+
+def parse_installed_at(plist: bytes) -> datetime | None:
+    """Return the time of the last installation of a system, from InstallHistory.plist.
+
+    None if the history is unreadable or has none. Its rows have `date`, `displayName` and
+    `processName`; a system is called macOS (as in the reports of github.com/munki/munki).
+    """
+    try:
+        rows = plistlib.loads(plist)
+        times = [
+            row["date"].replace(tzinfo=UTC)
+            for row in rows
+            if str(row["displayName"]).startswith("macOS ")
+            and row["processName"] in _SYSTEM_INSTALLERS
+        ]
+    except (plistlib.InvalidFileException, ExpatError, *_MALFORMED):
+        return None
+    return max(times, default=None)
+
+
+def newest_copy_at(text: str, zone: str) -> datetime | None:
+    """Return the newest time in names of copies: `tmutil listlocalsnapshots`, `latestbackup`.
+
+    The names have the Mac's local time: `com.apple.TimeMachine.2026-11-30-101112.local`,
+    `.../2026-11-30-101112.backup`. `zone` is the offset from `date +%z`. None without a name.
+    """
+    times = []
+    for stamp in _COPY.findall(text):
+        try:
+            times.append(datetime.strptime(f"{stamp} {zone.strip()}", "%Y-%m-%d-%H%M%S %z"))
+        except ValueError:
+            continue
+    return max(times, default=None)
 
 
 def parse_deferral(plist: bytes) -> Deferral | None:

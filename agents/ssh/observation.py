@@ -3,12 +3,15 @@
 from datetime import datetime
 
 from agents.mac import STEPS, Observation
+from agents.ssh.fetching import fetched_gb
 from agents.ssh.mac_facts import (
+    newest_copy_at,
     parse_apple_silicon,
     parse_boot_time,
     parse_enrollment,
     parse_free_disk_gb,
     parse_generated_uid,
+    parse_installed_at,
     parse_installer_running,
     parse_power,
     parse_serial,
@@ -16,9 +19,10 @@ from agents.ssh.mac_facts import (
     parse_user_logged_in,
     parse_volume_owners,
 )
+from agents.ssh.orders import SHORT
 from agents.ssh.progress import order_progress
 from agents.ssh.report import Report, Task
-from schemas.jobs import Job, Method
+from schemas.jobs import Job
 
 
 def observation(report: Report, job: Job, now: datetime, *, has_password: bool) -> Observation:
@@ -39,8 +43,9 @@ def observation(report: Report, job: Job, now: datetime, *, has_password: bool) 
         os_version=system.version,
         build=system.build,
         boot_at=boot_at,
+        installed_at=parse_installed_at(facts.get("history", "").encode()),
         apple_silicon=apple_silicon,
-        free_disk_gb=parse_free_disk_gb(facts.get("disk", "")),
+        free_disk_gb=_free_disk_gb(report),
         on_ac_power=power.on_ac,
         battery_percent=power.battery_percent,
         enrolled=enrollment.enrolled,
@@ -49,8 +54,23 @@ def observation(report: Report, job: Job, now: datetime, *, has_password: bool) 
         marks=report.marks,
         busy=_is_busy(report, job, order, now),
         serial=parse_serial(facts.get("serial", "")),
+        snapshot_at=_newest_copy(report, "snapshots"),
+        time_machine_at=_newest_copy(report, "time_machine"),
         progress=order_progress(order, boot_at, report.clock),
     )
+
+
+def _free_disk_gb(report: Report) -> float | None:
+    """Return the free disk in GB, with the installer that was fetched for the job.
+
+    The limits include its size.
+    """
+    free_gb = parse_free_disk_gb(report.facts.get("disk", ""))
+    return None if free_gb is None else free_gb + fetched_gb(report)
+
+
+def _newest_copy(report: Report, fact: str) -> datetime | None:
+    return newest_copy_at(report.facts.get(fact, ""), report.facts.get("zone", ""))
 
 
 def _volume_owner(report: Report, apple_silicon: bool | None, *, has_password: bool) -> bool | None:
@@ -67,10 +87,10 @@ def _volume_owner(report: Report, apple_silicon: bool | None, *, has_password: b
 def _is_busy(report: Report, job: Job, order: Task | None, now: datetime) -> bool:
     if order is not None and order.has_begun:
         return False
-    # While a listing runs, the installer seen may be Drydock's own softwareupdate.
-    if not report.is_listing and parse_installer_running(report.facts.get("processes", "")):
+    # While a preparation runs, the installer seen may be Drydock's own softwareupdate.
+    if not report.is_preparing and parse_installer_running(report.facts.get("processes", "")):
         return True
-    restarts = job.method is not Method.PROFILES_RENEW
+    restarts = job.method not in SHORT
     is_early = job.deadline_at is None or now < job.deadline_at
     return restarts and is_early and user_at_screen(report)
 

@@ -3,7 +3,8 @@
 | task | output | Mac | progress |
 | --- | --- | --- | --- |
 | none, or its command has not begun | | | none |
-| running | none yet | | waiting: the notice to the user, or the first check |
+| running | none yet, or the notice | | waiting: the notice to the user, or the first check |
+| interrupted | the notice | any | failed: the user restarted the Mac before the command began |
 | running | a step | | that step |
 | any | a failure | | failed, with its code |
 | ended by Drydock after silence | | | failed: nothing happened |
@@ -32,12 +33,18 @@ RESTART_WITHIN: Final = timedelta(minutes=30)
 # macOS changes its boot time when it corrects its clock.
 _CLOCK_STEP: Final = timedelta(minutes=1)
 _MAX_DETAIL: Final = 200
+# The line of `scripts/run.sh` until the command begins.
+NOTICE: Final = "drydock: notice to the user"
 
 
 def order_progress(task: Task | None, boot_at: datetime | None, clock: datetime | None) -> Progress:
     """Return the progress of an order; `boot_at` and `clock` are the Mac's own times."""
     if task is None or not task.has_begun:
         return Progress()
+    if task.state is TaskState.INTERRUPTED and task.output.strip() == NOTICE:
+        # No failure of an installation: nothing ran. The next decision looks at the Mac again.
+        detail = "the Mac restarted during the notice"
+        return _failed(ErrorCode.USER_DECLINED, f"{detail}; nothing was installed")
     output = read_update_output(task.output)
     if output.state is InstallState.FAILED:
         return _failed(output.error_code or ErrorCode.INSTALL_FAILED, output.detail)

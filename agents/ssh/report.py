@@ -1,8 +1,9 @@
 """Report of a Mac by `scripts/report.sh`: facts by its own tools, and the tasks of one job. Pure.
 
 A task is one command that the Mac runs once, in the background. `<job_id>.list.<number>` lists the
-offered updates; `<job_id>.<attempt>.<step>` is the order of an attempt, whose name on the Mac is
-thus that of `agents.mac.order_marker` with other separators.
+offered updates, `<job_id>.fetch.<number>` fetches an installer or an image;
+`<job_id>.<attempt>.<step>` is the order of an attempt, whose name on the Mac is thus that of
+`agents.mac.order_marker` with other separators.
 """
 
 import base64
@@ -16,7 +17,9 @@ from typing import Final
 from agents.mac import order_marker
 from agents.ssh.mac_facts import parse_epoch
 
-_LIST: Final = "list"
+LIST: Final = "list"
+FETCH: Final = "fetch"
+_PREPARATIONS: Final = (LIST, FETCH)
 
 
 class TaskState(StrEnum):
@@ -63,12 +66,9 @@ class Report:
         return parse_epoch(self.facts.get("clock", ""))
 
     @property
-    def is_listing(self) -> bool:
-        """True while a listing of updates for the job runs."""
-        return any(
-            task.state is TaskState.RUNNING and listing_number(task) is not None
-            for task in self.tasks
-        )
+    def is_preparing(self) -> bool:
+        """True while a listing or a fetch for the job runs."""
+        return any(task.state is TaskState.RUNNING and _prepares(task) for task in self.tasks)
 
     def order(self, job_id: str, attempt: int, step: str) -> Task | None:
         """Return the order of an attempt, None if the Mac never got it."""
@@ -81,7 +81,7 @@ class Report:
         return frozenset(
             task.name.replace(".", "/")
             for task in self.tasks
-            if task.has_begun and listing_number(task) is None
+            if task.has_begun and not _prepares(task)
         )
 
 
@@ -90,15 +90,19 @@ def task_name(order: str) -> str:
     return order.replace("/", ".")
 
 
-def listing_name(job_id: str, number: int) -> str:
-    """Return the name of the job's listing of updates with this number, from 1."""
-    return f"{job_id}.{_LIST}.{number}"
+def preparation_name(job_id: str, kind: str, number: int) -> str:
+    """Return the name of the job's listing (LIST) or fetch (FETCH) with this number, from 1."""
+    return f"{job_id}.{kind}.{number}"
 
 
-def listing_number(task: Task) -> int | None:
-    """Return the number of a listing, None for an order."""
-    _, kind, number = task.name.rsplit(".", 2)
-    return int(number) if kind == _LIST and number.isdecimal() else None
+def task_number(task: Task, kind: str) -> int | None:
+    """Return the number of a listing (LIST) or fetch (FETCH), None for another task."""
+    _, found, number = task.name.rsplit(".", 2)
+    return int(number) if found == kind and number.isdecimal() else None
+
+
+def _prepares(task: Task) -> bool:
+    return any(task_number(task, kind) is not None for kind in _PREPARATIONS)
 
 
 def parse_report(text: str) -> Report:

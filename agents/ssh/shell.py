@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final
+from typing import Final, Literal
 
 from agents.mac import Obstacle
 from agents.ssh.connection import NotConnectedError, Output, SshConnection
@@ -18,16 +18,22 @@ _SCRIPTS: Final = files("agents.ssh") / "scripts"
 _BEGIN_WAIT_S: Final = 10
 
 
+CostlyFact = Literal["enrollment", "history", "backups", "image"]
+"""Facts that are read only if a job needs them: slow, long, or limited in their rate by macOS."""
+
+
 @dataclass(frozen=True, slots=True)
 class MacPaths:
     """Places on a Mac. `root_command` runs a command as root; empty if the login is root's.
 
-    `tasks` must survive updates of macOS.
+    `tasks` must survive updates of macOS. `installers` is for packages while they are fetched.
     """
 
     root_command: tuple[str, ...] = ("/usr/bin/sudo", "-n")
-    commands: str = "/usr/bin:/bin:/usr/sbin:/sbin"
+    commands: str = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/libexec"
     tasks: str = "/Library/Application Support/Drydock/tasks"
+    installers: str = "/Library/Application Support/Drydock/installers"
+    applications: str = "/Applications"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,14 @@ class Command:
     """A command for a task.
 
     `notice_s`: seconds after a notice to the user at the screen; 0: no notice. `silence_s`: seconds
-    without output after which it is ended. `password` is one line for its standard input.
+    without output after which it is ended. `secret` is one line for its standard input: a password,
+    or a URL with a signature.
     """
 
     argv: Sequence[str]
     silence_s: int
     notice_s: int = 0
-    password: str | None = None
+    secret: str | None = None
 
 
 class MacShell:
@@ -51,15 +58,17 @@ class MacShell:
         self._connection = connection
         self._paths = paths
 
-    def report(self, job_id: str, volume_owner: str, *, with_enrollment: bool) -> Report:
+    def report(
+        self, job_id: str, volume_owner: str, costly: frozenset[CostlyFact] = frozenset()
+    ) -> Report:
         """Return the facts of the Mac and the tasks of a job.
 
         `volume_owner` is the account that authorizes installations, "" without one. Raises
         UnreadableReportError, and UnreachableError as `SshConnection.run`, with an obstacle if the
         account may not run commands as root.
         """
-        enrollment = "yes" if with_enrollment else "no"
-        output = self._run("report.sh", self._paths.tasks, job_id, volume_owner, enrollment)
+        wanted = " ".join(sorted(costly))
+        output = self._run("report.sh", self._paths.tasks, job_id, volume_owner, wanted)
         if output.exit_status != 0 and not output.stdout:
             # As of sudo, which asks for a password.
             detail = f"no root shell on the Mac: {clean_text(output.stderr)}"[:200]
@@ -74,7 +83,7 @@ class MacShell:
         UnreachableError as `SshConnection.run`.
         """
         folder, token = f"{self._paths.tasks}/{task}", secrets.token_hex(4)
-        pipe = "" if command.password is None else f"{folder}/{token}.pipe"
+        pipe = "" if command.secret is None else f"{folder}/{token}.pipe"
         runner_argv = [
             *("/bin/bash", f"{folder}/{token}.sh", folder, pipe),
             *(str(command.notice_s), str(command.silence_s), *command.argv),
@@ -89,19 +98,24 @@ class MacShell:
             }
         )
         milestone = "exit" if until_end else "begun"
-        stdin = "" if command.password is None else f"{command.password}\n"
+        stdin = "" if command.secret is None else f"{command.secret}\n"
         arguments = (folder, token, _script("run.sh"), job.decode(), milestone, str(_BEGIN_WAIT_S))
         return self._run("begin.sh", *arguments, stdin=stdin)
 
     def _run(self, script: str, *arguments: str, stdin: str = "") -> Output:
         variables = [f"{name}={value}" for name, value in self._environment().items()]
-        bash = ["/bin/bash", "-c", _script(script), script, *arguments]
-        argv = [*self._paths.root_command, "/usr/bin/env", "-i", *variables, *bash]
+        command = script_command(script, *arguments)
+        argv = [*self._paths.root_command, "/usr/bin/env", "-i", *variables, *command]
         return self._connection.run(argv, stdin)
 
     def _environment(self) -> dict[str, str]:
         """Return the environment of each command: nothing of the account's own profile."""
         return {"PATH": self._paths.commands, "LANG": "en_US.UTF-8", "HOME": "/var/root"}
+
+
+def script_command(name: str, *arguments: str) -> list[str]:
+    """Return the command line that runs one of the scripts of this folder."""
+    return ["/bin/bash", "-c", _script(name), name, *arguments]
 
 
 def _script(name: str) -> str:

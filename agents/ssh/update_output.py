@@ -34,6 +34,8 @@ ERRORS: Final = {
     "Couldn't communicate": ErrorCode.UPDATE_SERVER_UNREACHABLE,
     "Failed to download": ErrorCode.DOWNLOAD_FAILED,
     "Error downloading updates": ErrorCode.DOWNLOAD_FAILED,
+    "installer's signature is not Apple's": ErrorCode.INSTALLER_CORRUPT,
+    "Error: image_unfit": ErrorCode.IMAGE_UNFIT,
     "Error: ": ErrorCode.INSTALL_FAILED,
 }
 """Texts of failures, with plain apostrophes; the last one fits every error of startosinstall."""

@@ -6,6 +6,7 @@ import typer
 
 from agents.cli import app as agent
 from agents.config.commands import doctor
+from pipeline.cli.advisories import app as advisories
 from pipeline.cli.approve import approve
 from pipeline.cli.attempts import app as attempts
 from pipeline.cli.backup import backup
@@ -18,8 +19,11 @@ from pipeline.cli.feeds import feeds
 from pipeline.cli.gateway import gateway
 from pipeline.cli.halt import halt
 from pipeline.cli.ingest import IngestCommand, ingest
+from pipeline.cli.installers import app as installers
 from pipeline.cli.keys import app as keys
+from pipeline.cli.lists import approvals, findings, halts, jobs, list_devices
 from pipeline.cli.policy import app as policy
+from pipeline.cli.query import query
 from pipeline.cli.replay import replay
 from pipeline.cli.restore import restore
 from pipeline.cli.resume import resume
@@ -28,6 +32,7 @@ from pipeline.cli.schemas import schemas
 from pipeline.cli.status import status
 from pipeline.cli.topics import app as topics
 from pipeline.cli.worker import worker
+from runtime.private_files import use_private_umask
 
 app = typer.Typer(
     name="drydock",
@@ -48,11 +53,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
     """Keep a fleet of Macs patched and enrolled by reacting to events."""
+    use_private_umask()
 
 
 # In the order of `drydock --help`.
@@ -74,12 +80,20 @@ app.command()(restore)
 app.command()(halt)
 app.command()(resume)
 app.command()(approve)
+app.add_typer(advisories, name="advisories")
 app.add_typer(attempts, name="attempts")
+devices.command("list")(list_devices)
 app.add_typer(devices, name="devices")
+app.add_typer(jobs, name="jobs")
+app.add_typer(approvals, name="approvals")
+app.add_typer(halts, name="halts")
+app.add_typer(findings, name="findings")
+app.add_typer(installers, name="installers")
 app.add_typer(dead_letters, name="dead-letters")
 app.command()(schemas)
 app.add_typer(topics, name="topics")
 app.command()(worker)
+app.command()(query)
 
 
 def main() -> None:

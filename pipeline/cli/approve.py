@@ -10,29 +10,39 @@ import typer
 from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import emit, fail
 from pipeline.cli.service_client import AsJson, By, DataDir, send_request
+from runtime.printable import printable_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.reconcile.reconciler import Reconciler
     from schemas.decisions import Decision
+    from schemas.events.control import Approval
 
 
 def approve(
-    name: Annotated[str, typer.Argument(help="The Mac's UDID or serial number.")],
+    name: Annotated[
+        str, typer.Argument(help="The id of the job, or the Mac's UDID or serial number.")
+    ],
     data_dir: DataDir,
     hours: Annotated[
-        float, typer.Option(min=0.1, max=720, help="Hours until the approval expires.")
+        float, typer.Option(min=0.1, max=744, help="Hours until the approval expires.")
     ] = 24.0,
     keys: Annotated[
         Path | None,
         typer.Option(help="The approver's key directory; default: `keys` in the data directory."),
     ] = None,
+    why: Annotated[str | None, typer.Option(help="The reason, for people.")] = None,
     by: By = "unknown",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Approve one erasing job on one Mac.
 
-    The approval is signed with the approver's key. The job erases all data on the Mac. Asks for
-    confirmation, except with --yes or --json. Exit 2 if no job of the Mac waits for approval.
+    The approval is signed with the approver's key, and names the job, the Mac's UDID and serial
+    number, the method and the end. The job erases all data on the Mac. Shows all that and asks for
+    confirmation, except with --yes or --json. Exit 2 if no job of the Mac waits for approval, or if
+    several Macs have the name: then give the id of the job.
     """
     from pipeline.embedded import control_events, operator_requests
     from pipeline.signing_keys import KeyStore
@@ -40,15 +50,20 @@ def approve(
     from schemas.envelope import encode
 
     now = datetime.now(UTC)
-    decision = _decision(data_dir, name, now, fast_paths=fast_paths_wanted())
+    reconciler = _load(data_dir)
+    decision = _decision(reconciler, name.strip(), now)
     try:
         key = KeyStore(keys or data_dir / "keys").signer(Purpose.APPROVALS)
-        event = control_events.approval_granted(decision, by, now, timedelta(hours=hours), key)
+        event = control_events.approval_granted(decision, by, now, timedelta(hours=hours), key, why)
     except (KeysError, ValueError) as error:
         fail(str(error))
+    if not as_json:
+        for line in _shown(reconciler, decision, event.data.approval):
+            emit(line)
     if not yes and not as_json:
         action = f"{decision.action} by {decision.method}"
-        typer.confirm(f"{action} ERASES {decision.serial or decision.udid}. Allow it?", abort=True)
+        question = f"{action} ERASES {decision.serial or decision.udid}. Allow it?"
+        typer.confirm(printable_line(question), abort=True)
     body = encode(event)
     response = send_request(
         data_dir, "POST", "/v1/approvals", operator_requests.approve(body), body
@@ -56,28 +71,83 @@ def approve(
     emit(json.dumps(response) if as_json else f"approved: {response['approved']}")
 
 
-def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> "Decision":
-    """Return the decision for the Mac at `now`, by the state in the data directory.
-
-    Exit 2 if the state cannot be read, no policy is in force, or not exactly one Mac has this name.
-    """
-    from pipeline.decide.decision import decide
+def _load(data_dir: Path) -> "Reconciler":
+    """Return the state in the data directory. Exit 2 if it cannot be read or has no policy."""
     from pipeline.embedded.log import Log, StoreError
-    from pipeline.embedded.settlement_requests import ambiguous
     from pipeline.embedded.transaction import load_state
     from pipeline.policy.file import PolicyError
 
     try:
         with Log.open(data_dir) as log:
-            reconciler = load_state(log, fast_paths=fast_paths)
+            reconciler = load_state(log, fast_paths=fast_paths_wanted())
         if reconciler.policy is None:
             fail("no policy is in force: nothing awaits approval")
     except (StoreError, PolicyError) as error:
         fail(str(error))
-    holders = reconciler.fleet.holders(name.strip().upper())
-    if len(holders) > 1:
-        fail(ambiguous(name, holders))
-    udid = reconciler.fleet.find(name)
+    return reconciler
+
+
+def _decision(reconciler: "Reconciler", name: str, now: datetime) -> "Decision":
+    """Return the decision at `now` for the Mac of this name, or for the job of this id.
+
+    Exit 2 if no Mac or waiting job has the name, or if several Macs have it.
+    """
+    from pipeline.decide.decision import decide
+    from pipeline.embedded.mac_names import hint_for_writing
+    from pipeline.embedded.settlement_requests import ambiguous
+
+    fleet, fast_paths = reconciler.fleet, fast_paths_wanted()
+    if name.startswith("job-"):
+        found = [one for one in _waiting(reconciler, now) if one.job_id == name]
+        if not found:
+            fail(f"no job {name} awaits approval: `drydock status` lists those that do")
+        return found[0]
+    udids = fleet.udids_with_serial(name.upper())
+    if len(udids) > 1:
+        jobs = [one for one in _waiting(reconciler, now) if one.udid in udids]
+        named = "; ".join(f"{one.job_id} erases {one.udid}" for one in jobs)
+        hint = f", or the id of the job ({named})" if jobs else "; none of them awaits approval"
+        fail(ambiguous(name, udids) + hint)
+    udid = fleet.find(name)
     if udid is None:
-        fail(f"no Mac is known as {name}: give its UDID or serial number")
+        wanted = (
+            f"give its UDID or serial number, or the id of the job{hint_for_writing(fleet, name)}"
+        )
+        fail(f"no Mac is known as {name}: {wanted}")
     return decide(reconciler.situation(udid, now), fast_paths=fast_paths)
+
+
+def _waiting(reconciler: "Reconciler", now: datetime) -> "Iterator[Decision]":
+    """Yield the decision at `now` of each Mac whose last decision waits for an approval."""
+    from pipeline.decide.decision import decide
+    from schemas.decisions import Reason
+
+    for udid, last in sorted(reconciler.last_decisions.items()):
+        if last.reason is Reason.AWAITING_APPROVAL:
+            yield decide(reconciler.situation(udid, now), fast_paths=fast_paths_wanted())
+
+
+def _shown(reconciler: "Reconciler", decision: "Decision", approval: "Approval") -> list[str]:
+    """Return the lines that show which Mac is erased, how, and why."""
+    device = reconciler.fleet.merged_device(decision.udid)
+    target = decision.target
+    version = "" if target is None else f", to {target.version} {target.build or ''}".rstrip()
+    loan = device.loan_returned_at
+    reasons = [
+        *([] if loan is None else [f"the loan unit was returned at {loan.isoformat()}"]),
+        *decision.evidence,
+        *(gate.detail for gate in decision.gates if gate.gate == "approval" and gate.detail),
+        *([] if approval.why is None else [approval.why]),
+    ]
+    rows = {
+        "Mac": f"{device.hostname or 'without a host name'}, {device.model or 'unknown model'}",
+        "serial": decision.serial or "unknown",
+        "UDID": decision.udid,
+        "site": decision.site or "none",
+        "job": f"{approval.job_id}: {decision.action} by {decision.method}{version}",
+        "destroys": approval.destroys or "",
+        "why": "; ".join(reasons),
+        "by": approval.by,
+        "until": approval.expires_at.isoformat(timespec="minutes"),
+    }
+    return [f"{label:<9} {text}" for label, text in rows.items()]

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.halt_switch import Bootstrap, check_site
+from pipeline.cli.halt_switch import Bootstrap, KeysDir, check_site, refuse_two_forms
 from pipeline.cli.output import emit, fail
 from pipeline.cli.service_client import AsJson, By, FleetOrDataDir, send_request
 
 if TYPE_CHECKING:
+    from pipeline.cli.control_topic import Fleet
     from schemas.events.control import AttemptsReset
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ def reset(
     ] = None,
     data_dir: FleetOrDataDir = None,
     bootstrap: Bootstrap = None,
+    keys: KeysDir = None,
     by: By = "unknown",
     as_json: AsJson = False,
 ) -> None:
@@ -45,8 +47,7 @@ def reset(
     from pipeline.embedded import operator_requests
     from schemas.results import ErrorCode
 
-    if data_dir is not None and bootstrap is not None:
-        fail("--data-dir is an embedded service, --bootstrap a fleet on Kafka: choose one")
+    refuse_two_forms(data_dir, bootstrap)
     if cause is not None and cause not in set(ErrorCode):
         fail(f"unknown error code {cause!r}; one of: {', '.join(ErrorCode)}")
     body = json.dumps({"scope": scope, "cause": cause, "by": by, "why": why}).encode()
@@ -58,25 +59,26 @@ def reset(
     except operator_requests.InvalidRequestError as error:
         fail(str(error))
     if data_dir is None:
-        _publish(bootstrap, wanted)
+        from pipeline.cli.control_topic import open_fleet
+
+        _publish(open_fleet(bootstrap, keys), wanted)
         response = {"reset": wanted.scope.key}
     else:
         response = send_request(data_dir, "POST", "/v1/attempts/resets", prepare, body)
     emit(json.dumps(response) if as_json else f"attempts reset: {response['reset']}")
 
 
-def _publish(bootstrap: str | None, wanted: "AttemptsReset") -> None:
+def _publish(fleet: "Fleet", wanted: "AttemptsReset") -> None:
     """Publish the reset; return once it is in the control topic.
 
-    Exit 2 if the settings are invalid, the site has no job topic, or Kafka does not confirm it.
+    Exit 2 if the site has no job topic, or Kafka does not confirm it.
     """
-    from pipeline.cli.control_topic import FAULTS, fleet_settings, publish_or_fail, unconfirmed
+    from pipeline.cli.control_topic import FAULTS, publish_or_fail, unconfirmed
     from pipeline.embedded import control_events
 
-    settings = fleet_settings(bootstrap)
     try:
         if wanted.scope.site is not None:
-            check_site(settings, wanted.scope.site)
+            check_site(fleet.settings, wanted.scope.site)
     except FAULTS as error:
-        fail(unconfirmed(settings, error))
-    publish_or_fail(settings, control_events.attempts_reset(wanted, datetime.now(UTC)))
+        fail(unconfirmed(fleet.settings, error))
+    publish_or_fail(fleet, control_events.attempts_reset(wanted, datetime.now(UTC)))

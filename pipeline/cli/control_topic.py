@@ -1,17 +1,31 @@
-"""Topics of a fleet for commands: read one to its end; publish to the control topic, confirmed."""
+"""Topics of a fleet for commands: read one to its end; publish to the control topic, confirmed.
+
+Each event is signed with the operators' key for control: workers and agents use no other event.
+"""
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.cli.output import fail
+from pipeline.config import StampSettings, read_stamps
+from pipeline.payload_signing import sign_record
+from pipeline.processors.broadcast import BroadcastState
+from pipeline.signing_keys import KeyStore
+from pipeline.state.advisories import Advisories
 from runtime.kafka import KafkaSettings, SettingsError, kafka_settings
 from runtime.logs import SILENT, silence_kafka_clients
+from runtime.trusted_keys import KeyRing, KeysError, Purpose
 from schemas.envelope import ControlEvent, encode
-from schemas.topics import CONTROL
+from schemas.signed_payloads import PublicKeys
+from schemas.signed_records import CONTROL_RECORD
+from schemas.topics import ADVISORIES, CONTROL, headers_of
 
 _TIMEOUT_S: Final = 15.0
 _LIMIT_MS: Final = round(_TIMEOUT_S * 1000)
@@ -25,6 +39,34 @@ class NoTopicError(Exception):
 # kafka-python 3.0.12 raises AssertionError for some unexpected responses of a broker.
 FAULTS: Final = (KafkaError, NoTopicError, TimeoutError, AssertionError)
 """Faults of `read_control` and `publish`: Kafka is unreachable, refuses, or has no topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A fleet on Kafka, the key that signs control events, and the trusted keys of such events."""
+
+    settings: KafkaSettings
+    key: Ed25519PrivateKey
+    trusted: PublicKeys
+
+
+def open_fleet(bootstrap: str | None, keys: Path | None) -> Fleet:
+    """Return the fleet of a command that changes it.
+
+    `bootstrap` None takes the brokers from the environment. Exit 2 if the settings are missing or
+    invalid, or if the directory `keys` has no key for control.
+    """
+    settings = fleet_settings(bootstrap)
+    if keys is None:
+        fail(
+            "control events are signed: give --keys the directory with the key of"
+            " `drydock keys make --purpose control`, or set DRYDOCK_KEYS_DIR"
+        )
+    try:
+        key = KeyStore(keys).signer(Purpose.CONTROL)
+        return Fleet(settings, key, KeyRing.load(keys).control)
+    except KeysError as error:
+        fail(str(error))
 
 
 def fleet_settings(bootstrap: str | None) -> KafkaSettings:
@@ -46,12 +88,31 @@ def read_control(settings: KafkaSettings) -> list[bytes]:
     A record without a value gives empty bytes. Raises one of FAULTS, also if this takes longer than
     15 s.
     """
-    return [value for _, value in _read_whole(settings, CONTROL.name)]
+    return read_values(settings, CONTROL.name)
+
+
+def read_values(settings: KafkaSettings, topic: str) -> list[bytes]:
+    """Return the values of all records of a topic of one partition, as `read_control`."""
+    return [value for _, value in _read_whole(settings, topic)]
 
 
 def read_keys(settings: KafkaSettings, topic: str) -> frozenset[str]:
     """Return the keys of all records in a topic of one partition. Raises one of FAULTS."""
     return frozenset(key.decode(errors="replace") for key, _ in _read_whole(settings, topic))
+
+
+def read_advisories(fleet: Fleet) -> Advisories:
+    """Return the catalogue of the fleet: its advisories, and strikes that a trusted key signed.
+
+    With DRYDOCK_STAMP_KEYS only stamped advisories count, as for workers. Raises one of FAULTS.
+    """
+    given = StampSettings().stamp_keys
+    stamps = None if given is None else read_stamps()
+    state = BroadcastState({}, stamps, fleet.trusted)
+    for topic in (ADVISORIES, CONTROL):
+        for offset, (_, value) in enumerate(_read_whole(fleet.settings, topic.name)):
+            state.fold_record(topic.name, offset, value)
+    return state.fleet.advisories
 
 
 def _read_whole(settings: KafkaSettings, topic: str) -> Iterator[tuple[bytes, bytes]]:
@@ -75,25 +136,28 @@ def _read_whole(settings: KafkaSettings, topic: str) -> Iterator[tuple[bytes, by
                 yield record.key or b"", record.value or b""
 
 
-def publish(settings: KafkaSettings, event: ControlEvent) -> None:
-    """Publish an event; return once every in-sync replica has it.
+def publish(fleet: Fleet, event: ControlEvent) -> None:
+    """Sign and publish an event; return once every in-sync replica has it.
 
     Raises one of FAULTS: then the event may be in the topic or not.
     """
-    producer = KafkaProducer(**settings.producer_options(timeout_s=_TIMEOUT_S))
+    signed = sign_record(encode(event), CONTROL_RECORD, fleet.key)
+    producer = KafkaProducer(**fleet.settings.producer_options(timeout_s=_TIMEOUT_S))
     try:
-        sent = producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event))
+        sent = producer.send(
+            CONTROL.name, key=event.subject.encode(), value=signed, headers=headers_of(CONTROL.name)
+        )
         sent.get(timeout=_TIMEOUT_S)
     finally:
         producer.close(timeout=1)
 
 
-def publish_or_fail(settings: KafkaSettings, event: ControlEvent) -> None:
+def publish_or_fail(fleet: Fleet, event: ControlEvent) -> None:
     """Publish an event; return once every in-sync replica has it. Exit 2 if that is not known."""
     try:
-        publish(settings, event)
+        publish(fleet, event)
     except FAULTS as error:
-        fail(unconfirmed(settings, error))
+        fail(unconfirmed(fleet.settings, error))
 
 
 def unconfirmed(settings: KafkaSettings, error: BaseException) -> str:

@@ -8,8 +8,10 @@ import typer
 
 from pipeline.cli.log_options import format_time, open_log, print_table
 from pipeline.cli.output import emit, fail
+from pipeline.cli.readings import ReadDir, Server, TokenFile, open_readings
 from pipeline.cli.sender_options import Senders
 from pipeline.cli.service_client import AsJson, DataDir, send_request
+from runtime.printable import printable
 
 app = typer.Typer(
     help="List, show and replay inputs that could not be used.",
@@ -21,9 +23,11 @@ Seq = Annotated[int, typer.Argument(help="The number of the dead letter, from `l
 
 @app.command("list")
 def list_letters(
-    data_dir: DataDir,
+    data_dir: ReadDir = None,
     code: Annotated[str | None, typer.Option(help="Only dead letters with this code.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Include replayed ones.")] = False,
+    server: Server = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """List the dead letters, oldest first."""
@@ -31,10 +35,10 @@ def list_letters(
 
     if code is not None and code not in set(DeadLetterCode):
         fail(f"unknown code {code!r}; one of: {', '.join(DeadLetterCode)}")
-    with open_log(data_dir) as log:
+    with open_readings(data_dir, server, token_file) as readings:
         letters = [
             (one, json.loads(one.body))
-            for one in log.dead_letters(open_only=not everything)
+            for one in readings.dead_letters(open_only=not everything)
             if code is None or one.code == code
         ]
     if as_json:
@@ -63,16 +67,18 @@ def list_letters(
 @app.command()
 def show(
     seq: Seq,
-    data_dir: DataDir,
+    data_dir: ReadDir = None,
     raw: Annotated[bool, typer.Option("--raw", help="Print only the stored bytes.")] = False,
+    server: Server = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter with its bytes; secrets are redacted."""
     import base64
     import sys
 
-    with open_log(data_dir) as log:
-        letters = log.dead_letters(seq=seq)
+    with open_readings(data_dir, server, token_file) as readings:
+        letters = readings.dead_letters(seq=seq)
     if not letters:
         fail(f"there is no dead letter {seq}: `drydock dead-letters list --all` has the numbers")
     fields: dict[str, Any] = json.loads(letters[0].body)
@@ -89,7 +95,7 @@ def show(
         emit(f"{name}: {value}")
     if kept is not None:
         emit("")
-        emit(_harmless(base64.b64decode(kept).decode("utf-8", "backslashreplace")))
+        emit(printable(base64.b64decode(kept).decode("utf-8", "backslashreplace")))
 
 
 @app.command()
@@ -146,14 +152,6 @@ def _redactor(data_dir: Path) -> Any:
         return Redactor((data_dir / "keys" / REDACTION_KEY).read_bytes())
     except (OSError, ValueError) as error:
         fail(f"cannot read the redaction key of {data_dir}: {error}")
-
-
-def _harmless(text: str) -> str:
-    """Return foreign text with each character that could control a terminal as `\\xNN`."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
-        for character in text
-    )
 
 
 def _location(fields: dict[str, Any]) -> str:

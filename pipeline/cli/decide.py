@@ -1,6 +1,5 @@
 """`drydock decide`: fold files of events and print one decision per Mac. No broker, no state."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ import typer
 
 from pipeline.cli.event_files import read_events
 from pipeline.cli.fast_paths import fast_paths_wanted
-from pipeline.cli.output import emit, fail
+from pipeline.cli.output import emit, fail, note
 from pipeline.cli.time_arguments import parse_time
 
 if TYPE_CHECKING:
@@ -97,14 +96,15 @@ def _until(now: datetime, events: "Iterable[Event]") -> "Iterator[Event]":
         else:
             left_out += 1
     if left_out:
-        sys.stderr.write(f"drydock: {left_out} events are dated after the time of the decision\n")
+        note(f"{left_out} events are dated after the time of the decision")
 
 
 def _print(decisions: "Iterable[Decision]") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from pipeline.cli.printable_console import printable_console
+
+    console = printable_console()
     table = Table()
     for column in ("Mac", "site", "decision", "action", "method", "target", "reason", "deadline"):
         table.add_column(column)

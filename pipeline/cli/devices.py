@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.halt_switch import Bootstrap
+from pipeline.cli.halt_switch import Bootstrap, KeysDir, refuse_two_forms
 from pipeline.cli.output import emit, fail
 from pipeline.cli.service_client import AsJson, By, DataDir, FleetOrDataDir, send_request
 
 if TYPE_CHECKING:
+    from pipeline.cli.control_topic import Fleet
     from schemas.events.control import IdentitySettled
 
 _HELP = "Settle which Mac an identifier belongs to; state the owner and the retirement of a Mac."
@@ -35,6 +36,7 @@ def merge(
     why: Why,
     data_dir: FleetOrDataDir = None,
     bootstrap: Bootstrap = None,
+    keys: KeysDir = None,
     by: By = "unknown",
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +45,7 @@ def merge(
     OLD is retired and gets no job, unless it reports again.
     """
     wanted = {"settlement": "merge", "device": old, "other": new, "by": by, "why": why}
-    _settle(wanted, data_dir, bootstrap, as_json=as_json)
+    _settle(wanted, data_dir, bootstrap, keys, as_json=as_json)
 
 
 @app.command()
@@ -53,6 +55,7 @@ def separate(
     why: Why,
     data_dir: FleetOrDataDir = None,
     bootstrap: Bootstrap = None,
+    keys: KeysDir = None,
     by: By = "unknown",
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +64,7 @@ def separate(
     Both may be reinstalled again. Commands then need a UDID: the serial number names neither.
     """
     wanted = {"settlement": "separate", "device": one, "other": other, "by": by, "why": why}
-    _settle(wanted, data_dir, bootstrap, as_json=as_json)
+    _settle(wanted, data_dir, bootstrap, keys, as_json=as_json)
 
 
 @app.command()
@@ -70,6 +73,7 @@ def forget(
     why: Why,
     data_dir: FleetOrDataDir = None,
     bootstrap: Bootstrap = None,
+    keys: KeysDir = None,
     by: By = "unknown",
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +83,7 @@ def forget(
     without a UDID.
     """
     wanted = {"settlement": "forget", "device": name, "by": by, "why": why}
-    _settle(wanted, data_dir, bootstrap, as_json=as_json)
+    _settle(wanted, data_dir, bootstrap, keys, as_json=as_json)
 
 
 @app.command()
@@ -120,13 +124,17 @@ def describe(
 
 
 def _settle(
-    wanted: dict[str, str], data_dir: Path | None, bootstrap: str | None, *, as_json: bool
+    wanted: dict[str, str],
+    data_dir: Path | None,
+    bootstrap: str | None,
+    keys: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     from pipeline.embedded import settlement_requests
     from pipeline.embedded.operator_requests import InvalidRequestError
 
-    if data_dir is not None and bootstrap is not None:
-        fail("--data-dir is an embedded service, --bootstrap a fleet on Kafka: choose one")
+    refuse_two_forms(data_dir, bootstrap)
     body = json.dumps(wanted).encode()
     try:
         prepare = settlement_requests.settle(body)
@@ -136,20 +144,18 @@ def _settle(
     except InvalidRequestError as error:
         fail(str(error))
     if data_dir is None:
-        _publish(bootstrap, settled)
+        from pipeline.cli.control_topic import open_fleet
+
+        _publish(open_fleet(bootstrap, keys), settled)
         response = {"settled": settled.key}
     else:
         response = send_request(data_dir, "POST", settlement_requests.PATH, prepare, body)
     emit(json.dumps(response) if as_json else f"settled: {response['settled']}")
 
 
-def _publish(bootstrap: str | None, settled: "IdentitySettled") -> None:
-    """Publish the settlement; return once it is in the control topic.
-
-    Exit 2 if the settings are invalid, or if Kafka does not confirm it.
-    """
-    from pipeline.cli.control_topic import fleet_settings, publish_or_fail
+def _publish(fleet: "Fleet", settled: "IdentitySettled") -> None:
+    """Publish the settlement; return once it is in the control topic. Exit 2 if it may not be."""
+    from pipeline.cli.control_topic import publish_or_fail
     from pipeline.embedded import control_events
 
-    settings = fleet_settings(bootstrap)
-    publish_or_fail(settings, control_events.identity_settled(settled, datetime.now(UTC)))
+    publish_or_fail(fleet, control_events.identity_settled(settled, datetime.now(UTC)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from pipeline.cli.output import fail
+from runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,7 +40,7 @@ def read_events(paths: Iterable[Path]) -> "Iterator[Event]":
                 except InvalidEvent as error:
                     bad += 1
                     if bad <= _MAX_BAD_LINES_SHOWN:
-                        sys.stderr.write(f"{path}:{number}: {error}\n")
+                        sys.stderr.write(printable(f"{path}:{number}: {error}") + "\n")
                     if error.code == "too_large":
                         break
     if bad:
@@ -53,10 +54,11 @@ def _opened(path: Path) -> "Iterator[tuple[IO[bytes], _Advance]]":
     Exit 2 if the file cannot be read. The function advances a progress bar, if stderr is a
     terminal.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from pipeline.cli.printable_console import printable_console
+
+    console = printable_console(stderr=True)
     try:
         stream = sys.stdin.buffer if str(path) == "-" else path.open("rb")
         size = None if str(path) == "-" else path.stat().st_size

@@ -19,8 +19,10 @@ from pipeline.replay.explain import (
     Remaining,
     finding_details,
 )
+from pipeline.replay.operator_steps import OperatorStep, PutInForce
 from pipeline.state.device import Device, from_us
 from pipeline.state.hardware import model_name
+from pipeline.state.strikes import StrikeState
 from schemas import sentences
 from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
 from schemas.jobs import Target
@@ -43,6 +45,8 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
         "decision": None if record is None else record.decision.model_dump(mode="json"),
         "blocked_by": None if blocked is None else blocked.model_dump(mode="json"),
         "policy_digest": None if record is None else record.inputs.policy_digest,
+        "policy": None if found.policy is None else _policy_wire(found.policy),
+        "sent_by": None if found.sent is None else found.sent.seq,
         "methods": [row._asdict() for row in found.methods],
         "policy_rules": {gate: rule._asdict() for gate, rule in found.rules.items()},
         "device": None if record is None else record.inputs.device,
@@ -54,6 +58,7 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
                 "decision": one.decision.decision.value,
                 "action": None if one.decision.action is None else one.decision.action.value,
                 "reason": one.decision.reason.value,
+                "policy_digest": one.policy_digest,
             }
             for one in found.decisions
         ],
@@ -72,6 +77,8 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
             {"seq": one.seq, "at": one.at.isoformat(), **one.reset.model_dump(mode="json")}
             for one in found.resets
         ],
+        "operator_steps": [_step_wire(one) for one in found.operator_steps],
+        "strikes": [_strike_wire(one) for one in found.strikes],
         "remaining": [
             {
                 "what": one.what,
@@ -80,6 +87,34 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
             }
             for one in found.remaining
         ],
+    }
+
+
+def _strike_wire(act: StrikeState) -> dict[str, Any]:
+    at = from_us(act.us).isoformat()
+    return {"scope": act.scope.key, "by": act.by, "why": act.why, "at": at}
+
+
+def _policy_wire(policy: PutInForce) -> dict[str, Any]:
+    """Return a policy without its text."""
+    return {
+        "seq": policy.seq,
+        "at": policy.at.isoformat(),
+        "digest": policy.digest,
+        "by": policy.by,
+        "why": policy.why,
+    }
+
+
+def _step_wire(step: OperatorStep) -> dict[str, Any]:
+    return {
+        "seq": step.seq,
+        "at": step.at.isoformat(),
+        "step": step.step.value,
+        "scope": step.scope,
+        "by": step.by,
+        "why": step.why or None,
+        "until": None if step.until is None else step.until.isoformat(),
     }
 
 
@@ -117,6 +152,7 @@ def print_explanation(found: Explanation) -> None:
         _print_known(found, found.record)
         _print_decided(found, found.record.decision)
     _print_done(found)
+    _print_operator_steps(found.operator_steps)
     rows = [
         (str(one.seq), format_time(one.at), _kind(one), _event_line(one)) for one in found.events
     ]
@@ -172,11 +208,17 @@ def _print_decided(found: Explanation, decision: Decision) -> None:
     out.print(f"\nDecided {decided_at} (entry {found.seq}): {decision_line(decision)}")
     out.print(sentences.REASONS[decision.reason])
     if found.record.inputs.policy_digest is not None:
-        out.print(f"Policy: digest {found.record.inputs.policy_digest}")
+        out.print(f"Policy: digest {found.record.inputs.policy_digest}{_author(found.policy)}")
     if decision.decision is Verdict.HOLD:
         blocked = found.blocked_by
         gate = "" if blocked is None else f", at gate {blocked.gate}: {blocked.detail}"
         out.print(f"Held by {decision.reason.value}{gate.removesuffix(': ')}")
+    if found.sent is not None:
+        sent = found.sent
+        out.print(
+            f"The open job was sent by entry {sent.seq}, {format_time(sent.at)}:"
+            f" {decision_line(sent.decision)}; --entry {sent.seq} explains it"
+        )
     if decision.supersedes is not None:
         out.print(f"Withdraws {decision.supersedes}")
     _print_gates(found, decision.gates)
@@ -188,7 +230,29 @@ def _print_decided(found: Explanation, decision: Decision) -> None:
     findings = list(finding_details(decision).items())
     if findings:
         print_table(("finding", "observed"), findings, "\nFindings")
+    for one in found.strikes:
+        out.print(f"Advisories lack what was struck: struck {one.scope.key} by {one.by}: {one.why}")
     _print_decisions(found)
+
+
+def _author(policy: PutInForce | None) -> str:
+    if policy is None:
+        return ""
+    why = f": {policy.why}" if policy.why else ""
+    return f", by {policy.by} since {format_time(policy.at)}{why}"
+
+
+def _print_operator_steps(steps: tuple[OperatorStep, ...]) -> None:
+    rows = [
+        (
+            *(str(one.seq), format_time(one.at), one.step.value, one.scope),
+            *(one.by, one.why, format_time(one.until)),
+        )
+        for one in steps
+    ]
+    if rows:
+        columns = ("entry", "at", "", "scope", "by", "why", "until")
+        print_table(columns, rows, "\nHalts and approvals")
 
 
 def _print_remaining(remaining: tuple[Remaining, ...], decision: Decision) -> None:
@@ -280,10 +344,16 @@ def _step(step: JobStep) -> str:
 
 def _print_decisions(found: Explanation) -> None:
     shown = found.decisions[-_MAX_DECISIONS_SHOWN:]
-    rows = [(str(one.seq), format_time(one.at), decision_line(one.decision)) for one in shown]
+    rows = [
+        (
+            *(str(one.seq), format_time(one.at), decision_line(one.decision)),
+            (one.policy_digest or "none")[:12],
+        )
+        for one in shown
+    ]
     if rows:
         title = f"\nLast decisions ({len(rows)} of {len(found.decisions):,})"
-        print_table(("entry", "at", "decision"), rows, title)
+        print_table(("entry", "at", "decision", "policy"), rows, title)
 
 
 def _kind(one: LoggedEvent) -> str:

@@ -1,12 +1,34 @@
 """`drydock gateway`: the HTTP front of a fleet on Kafka."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.output import fail
 from pipeline.cli.sender_options import InsecureLoopback, Senders
+
+if TYPE_CHECKING:
+    from pipeline.gateway.records import SigningKey
+    from runtime.logs import Log
+
+
+MetricsListen = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-listen",
+        envvar="DRYDOCK_METRICS_LISTEN",
+        help="HOST:PORT of /metrics and probes; default: the same as --listen.",
+    ),
+]
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        envvar="DRYDOCK_KEYS_DIR",
+        help="Key directory. Its key for records signs reports of Macs for agents.",
+    ),
+]
 
 
 def gateway(
@@ -18,20 +40,14 @@ def gateway(
         str,
         typer.Option(envvar="DRYDOCK_GATEWAY_LISTEN", help="HOST:PORT; port 0: a free one."),
     ] = "127.0.0.1:8080",
-    metrics_listen: Annotated[
-        str | None,
-        typer.Option(
-            "--metrics-listen",
-            envvar="DRYDOCK_METRICS_LISTEN",
-            help="HOST:PORT of /metrics and probes; default: the same as --listen.",
-        ),
-    ] = None,
+    metrics_listen: MetricsListen = None,
     bootstrap: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Kafka brokers; default: DRYDOCK_KAFKA_BOOTSTRAP."),
     ] = None,
     senders: Senders = None,
     insecure_loopback: InsecureLoopback = False,
+    keys: Keys = None,
 ) -> None:
     """Accept webhooks and events over HTTP, for Kafka.
 
@@ -49,6 +65,7 @@ def gateway(
     from runtime.listening import Listen
     from runtime.logs import make_log
 
+    log = make_log()
     try:
         plan = GatewayPlan(
             data_dir,
@@ -58,8 +75,9 @@ def gateway(
             insecure_loopback,
             senders,
             read_stamps(),
+            None if keys is None else _signing_key(keys, log),
         )
-        serve(plan, GatewaySettings(), make_log())
+        serve(plan, GatewaySettings(), log)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
@@ -68,3 +86,15 @@ def gateway(
         fail(str(error))
     except OSError as error:
         fail(f"cannot serve on {listen}: {error.strerror or error}")
+
+
+def _signing_key(keys: Path, log: "Log") -> "SigningKey":
+    """Return the function that returns the key for records now. Raises KeysError without one."""
+    from pipeline.signing_keys import WatchedKey
+    from runtime.trusted_keys import Purpose
+    from schemas import logkeys
+
+    def report(problem: str) -> None:
+        log.error("signing key: correct the key directory", **{logkeys.DETAIL: problem})
+
+    return WatchedKey(keys, Purpose.RECORDS, report).current

@@ -5,6 +5,7 @@ from datetime import UTC
 from typing import IO, TYPE_CHECKING, Final
 
 from pipeline.cli.output import emit
+from runtime.printable import printable
 
 if TYPE_CHECKING:
     from pipeline.ingest.translation import Translation
@@ -77,7 +78,7 @@ class Tables:
         if self._letters:
             _print_table(("code", "origin", "where", "detail"), self._letters, to_stderr=True)
             shown = _count(self.letters, "dead letter", len(self._letters))
-            sys.stderr.write(shown + "\n")
+            sys.stderr.write(printable(shown) + "\n")
 
 
 def _event_row(event: "Event") -> tuple[str, ...]:
@@ -124,14 +125,14 @@ def _count(total: int, noun: str, shown: int) -> str:
 
 def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, to_stderr: bool) -> None:
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.cli.printable_console import printable_console
     from schemas.ids import clean_text
 
     table = Table(*head, box=SIMPLE)
     for row in rows:
         # As Text: a payload must not be read as markup. clean_text removes control characters.
         table.add_row(*(Text(clean_text(cell), overflow="fold") for cell in row))
-    Console(stderr=to_stderr).print(table)
+    printable_console(stderr=to_stderr).print(table)

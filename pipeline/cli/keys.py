@@ -1,6 +1,7 @@
-"""`drydock keys`: make, rotate, retire and list the keys that sign jobs and approvals."""
+"""`drydock keys`: make, rotate, retire and list the keys of each purpose."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,21 +27,36 @@ Directory = Annotated[
     Path, typer.Option("--dir", help="The key directory; agents need only its `trust` folder.")
 ]
 Which = Annotated[
-    str, typer.Option("--purpose", help="What the key signs: jobs, approvals, or all.")
+    str,
+    typer.Option(
+        "--purpose",
+        help="What the key signs: jobs, control (halts, policies), approvals, records (reports of"
+        " Macs, by gateways), all; or service: jobs and control.",
+    ),
 ]
-One = Annotated[str, typer.Option("--purpose", help="What the key signs: jobs or approvals.")]
+One = Annotated[
+    str, typer.Option("--purpose", help="What the key signs: jobs, control, approvals or records.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 @app.command("make")
-def make(directory: Directory, purpose: Which = "all", as_json: AsJson = False) -> None:
-    """Make the first key for each purpose."""
+def make(directory: Directory, purpose: Which = "service", as_json: AsJson = False) -> None:
+    """Make the first key for each purpose.
+
+    Without --purpose no key for approvals: a person who approves erasing jobs makes it, and keeps
+    it apart from the keys of the service.
+    """
     _change("make", directory, purpose, as_json=as_json)
 
 
 @app.command("rotate")
-def rotate(directory: Directory, purpose: Which = "all", as_json: AsJson = False) -> None:
-    """Sign with a new key. The old public key stays trusted until it is retired."""
+def rotate(directory: Directory, purpose: Which = "service", as_json: AsJson = False) -> None:
+    """Sign with a new key. The old public key stays trusted until it is retired.
+
+    Running programs use it within seconds. After a rotation of the key for control, repeat on Kafka
+    `policy publish` and each halt before the old key is retired: they are signed with the old key.
+    """
     _change("rotate", directory, purpose, as_json=as_json)
 
 
@@ -53,11 +69,12 @@ def retire(
 ) -> None:
     """Stop trusting an old key.
 
-    Jobs and approvals that it signed are refused from then on.
+    What it signed is refused from then on, within seconds in running programs: jobs that have not
+    begun, approvals, and on Kafka halts, policies and reports of Macs.
     """
     store, purposes = _open(directory, purpose)
     if len(purposes) != 1:
-        fail("retire one purpose at a time: jobs or approvals")
+        fail("retire one purpose at a time: jobs, control, approvals or records")
     _try(lambda: store.retire(purposes[0], keyid))
     _print_change("retired", purposes[0], keyid, as_json=as_json)
 
@@ -66,7 +83,7 @@ def retire(
 def list_keys(directory: Directory, as_json: AsJson = False) -> None:
     """List the keys: purpose, id, role, time of creation."""
     store, _ = _open(directory, "all")
-    for key in _try(store.keys):
+    for key in _try(lambda: store.keys(_report)):
         created_at = key.created_at.isoformat() if key.created_at else None
         if as_json:
             emit(
@@ -83,6 +100,10 @@ def list_keys(directory: Directory, as_json: AsJson = False) -> None:
         else:
             role = "signs" if key.signs else "trusted"
             emit(f"{key.purpose.value:<10} {key.keyid}  {role:<8} {created_at or ''}".rstrip())
+
+
+def _report(problem: str) -> None:
+    sys.stderr.write(f"drydock: {problem}\n")
 
 
 def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
@@ -111,10 +132,12 @@ def _open(directory: Path, purpose: str) -> "tuple[KeyStore, list[Purpose]]":
 
     if purpose == "all":
         return KeyStore(directory), list(Purpose)
+    if purpose == "service":
+        return KeyStore(directory), [Purpose.JOBS, Purpose.CONTROL]
     try:
         return KeyStore(directory), [Purpose(purpose)]
     except ValueError:
-        fail(f"unknown purpose {purpose!r}; use jobs or approvals")
+        fail(f"unknown purpose {purpose!r}; use jobs, control, approvals, records, service or all")
 
 
 def _try(work: Callable[[], T]) -> T:

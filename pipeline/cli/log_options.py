@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -43,7 +43,14 @@ def open_log(data_dir: Path) -> Iterator["Log"]:
         fail(f"cannot read {data_dir}: {error}")
 
 
-def parse_option_time(option: str, text: str | None, log: "Log") -> datetime | None:
+class HasLastTime(Protocol):
+    """A log or its readings."""
+
+    def last_at(self) -> datetime | None:
+        """Return the latest time of an entry; None without one."""
+
+
+def parse_option_time(option: str, text: str | None, log: HasLastTime) -> datetime | None:
     """Return the time of an option; None if the option is not given.
 
     A relative time counts back from the log's last entry. Exit 2, with the name of `option`, for an
@@ -58,8 +65,8 @@ def parse_option_time(option: str, text: str | None, log: "Log") -> datetime | N
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that sets the position of a progress bar, up to `total`.
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yield a function that sets the position of a progress bar, up to `total` if that is known.
 
     The bar has the label `what` and is on stderr; it is hidden if stderr is no terminal.
     """
@@ -74,9 +81,9 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def console() -> "Console":
     """Return a console on stdout that prints text of Macs and feeds without reading markup."""
-    from rich.console import Console
+    from pipeline.cli.printable_console import printable_console
 
-    found = Console(markup=False, highlight=False, emoji=False)
+    found = printable_console()
     if not found.is_terminal:
         found.width = _PAPER_WIDTH
     return found

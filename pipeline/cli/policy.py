@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.halt_switch import Bootstrap
+from pipeline.cli.halt_switch import Bootstrap, KeysDir
 from pipeline.cli.output import emit, fail, fail_attention
+from pipeline.cli.policy_history import diff, history, show
 from pipeline.cli.service_client import AsJson, By
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def compare_with_examples(
 def publish(
     file: PolicyFile,
     bootstrap: Bootstrap = None,
+    keys: KeysDir = None,
+    why: Annotated[str | None, typer.Option(help="The reason, for people.")] = None,
     by: By = "unknown",
     wait_s: Annotated[
         float,
@@ -88,29 +91,39 @@ def publish(
 ) -> None:
     """Put a policy in force for a fleet on Kafka.
 
-    Every worker then decides again. A policy that is in force already is not published again. Exit
-    0: it is in force; 1: invalid; 2: unreadable, or Kafka did not confirm it.
+    Every worker then decides again. A policy that is in force already, signed by the present key,
+    is not published again. Exit 0: it is in force; 1: invalid; 2: unreadable, or Kafka did not
+    confirm it.
     """
     import json
 
-    from pipeline.cli.control_topic import FAULTS, fleet_settings, one_line_error
+    from pydantic import ValidationError
+
+    from pipeline.cli.control_topic import FAULTS, open_fleet, unconfirmed
     from pipeline.cli.policy_publication import put_in_force
+    from schemas.events.control import PolicyChanged
 
     text, document, _ = _validated(file, as_json=as_json)
-    settings = fleet_settings(bootstrap)
+    fleet = open_fleet(bootstrap, keys)
     try:
-        done = put_in_force(settings, text, by, wait_s)
+        wanted = PolicyChanged(digest=document.digest, text=text, by=by, why=why)
+    except ValidationError as error:
+        fail(f"--by and --why: {error.errors()[0]['msg']}")
+    try:
+        done = put_in_force(fleet, wanted, wait_s)
     except FAULTS as error:
-        fail(
-            f"NOT confirmed by Kafka at {settings.bootstrap}; fix the cause and run this again:"
-            f" {one_line_error(error)}"
-        )
+        fail(unconfirmed(fleet.settings, error))
     result = "unchanged" if done.event is None else "in force"
     if as_json:
         row = {"kind": result, "file": str(file), "digest": document.digest}
         emit(json.dumps(row | {"previous": done.previous}, ensure_ascii=False))
     else:
         emit(f"{result}: digest {document.digest}")
+
+
+app.command()(show)
+app.command()(history)
+app.command()(diff)
 
 
 def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]":
@@ -156,11 +169,12 @@ def _summary_json(file: Path, document: "PolicyDocument", warnings: int) -> None
 
 
 def _summary(document: "PolicyDocument") -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from pipeline.cli.printable_console import printable_console
+
     policy = document.policy
-    out = Console(highlight=False, markup=False, emoji=False)
+    out = printable_console()
     sites = Table(box=None)
     for heading in ("site", "time zone", "Macs", "open", "jobs", "uplink"):
         sites.add_column(heading, overflow="fold")

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pipeline.cli.control_topic import FAULTS, publish, read_control
+from pipeline.cli.control_topic import FAULTS, Fleet, publish, read_control
 from pipeline.embedded.control_events import policy_changed
-from pipeline.policy.file import policy_digest
 from pipeline.processors.broadcast import BroadcastState
-from runtime.kafka import KafkaSettings
 from runtime.retry import QUICK, RetryPolicy, retrying
 from schemas.envelope import PolicyChangedEvent
+from schemas.events.control import PolicyChanged
+from schemas.signed_payloads import PublicKeys
+from schemas.signed_records import signer_of
+from schemas.signing import key_id
 from schemas.topics import CONTROL
 
 
@@ -29,39 +31,47 @@ class Publication:
     previous: str | None
 
 
-def publication(control: Iterable[bytes], text: str, by: str, now: datetime) -> Publication:
+def publication(
+    control: Iterable[bytes],
+    keys: PublicKeys,
+    signer: str,
+    wanted: PolicyChanged,
+    now: datetime,
+) -> Publication:
     """Return the change that puts this policy in force, given the records of the control topic.
 
-    The event's time is `now`, or just after the newest policy if the clock of its sender is ahead
-    of ours: the event with the later time wins. Pure.
+    Records that none of `keys` signed do not count. A policy that is in force is published again if
+    another key than `signer` signed it: that key may be retired. The event's time is `now`, or
+    just after the newest policy if the clock of its sender is ahead of ours: the event with the
+    later time wins. Pure.
     """
-    broadcast, newest = BroadcastState(approvals={}), now
+    broadcast, newest, signed_by = BroadcastState({}, control=keys), now, None
     for offset, raw in enumerate(control):
         record = broadcast.fold_record(CONTROL.name, offset, raw)
         if record is not None and isinstance(record.event, PolicyChangedEvent):
             newest = max(newest, record.event.time + timedelta(microseconds=1))
+            if record.event.data == broadcast.fleet.policy:
+                signed_by = signer_of(raw)
     previous = None if broadcast.fleet.policy is None else broadcast.fleet.policy.digest
-    known = previous == policy_digest(text)
-    return Publication(None if known else policy_changed(text, by, newest), previous)
+    if previous == wanted.digest and signed_by == signer:
+        return Publication(None, previous)
+    return Publication(policy_changed(wanted.text, wanted.by, newest, wanted.why), previous)
 
 
 def put_in_force(
-    settings: KafkaSettings,
-    text: str,
-    by: str,
-    wait_s: float,
-    *,
-    retry: RetryPolicy = QUICK,
+    fleet: Fleet, wanted: PolicyChanged, wait_s: float, *, retry: RetryPolicy = QUICK
 ) -> Publication:
     """Publish the policy unless it is in force; return the change once it is in the topic.
 
     While Kafka or the topic is away it retries for `wait_s` seconds; then it raises one of FAULTS.
     """
+    signer = key_id(fleet.key.public_key())
 
     def publish_once() -> Publication:
-        found = publication(read_control(settings), text, by, datetime.now(UTC))
+        control = read_control(fleet.settings)
+        found = publication(control, fleet.trusted, signer, wanted, datetime.now(UTC))
         if found.event is not None:
-            publish(settings, found.event)
+            publish(fleet, found.event)
         return found
 
     return retrying(retry, FAULTS, within_s=wait_s)(publish_once)

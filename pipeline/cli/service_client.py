@@ -4,6 +4,7 @@ Both ways run the same checks, and the request is durable before the command end
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -23,6 +24,11 @@ FleetOrDataDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 By = Annotated[str, typer.Option("--by", envvar="USER", help="Your name, for the record.")]
 _TIMEOUT_S: Final = 60.0
+_NOT_READY: Final = 503
+
+
+class _UnavailableError(Exception):
+    """The service or its data directory cannot be used; the message is the reason."""
 
 
 def send_request(
@@ -33,16 +39,23 @@ def send_request(
     body: bytes = b"",
     *,
     refusable: bool = False,
+    otherwise: Callable[[str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Make a request durable and return the service's response.
 
     `request` is used if no service runs; else `method`, `path` and `body` are sent to it. Exit 2 if
-    the request is refused, with `refusable` it returns {"error": reason} instead; exit 2 also if
-    the service or the data directory cannot be used.
+    the request is refused, with `refusable` it returns {"error": reason} instead. If the service or
+    the data directory cannot be used, returns the response of `otherwise` for the reason; exit 2
+    without it.
     """
-    response = _apply_offline(data_dir, request)
-    if response is None:
-        response = _send_online(data_dir, method, path, body)
+    try:
+        response = _apply_offline(data_dir, request)
+        if response is None:
+            response = _send_online(data_dir, method, path, body)
+    except _UnavailableError as error:
+        if otherwise is None:
+            fail(str(error))
+        response = otherwise(str(error))
     if "error" in response and not refusable:
         fail(str(response["error"]))
     return response
@@ -50,7 +63,10 @@ def send_request(
 
 def read_from_service(data_dir: Path, path: str) -> dict[str, Any]:
     """Return the response of the running service to GET. Exit 2 if it refuses or is unreachable."""
-    response = _send_online(data_dir, "GET", path, b"")
+    try:
+        response = _send_online(data_dir, "GET", path, b"")
+    except _UnavailableError as error:
+        fail(str(error))
     if "error" in response:
         fail(str(response["error"]))
     return response
@@ -59,17 +75,20 @@ def read_from_service(data_dir: Path, path: str) -> dict[str, Any]:
 def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[str, Any]:
     """Return the response of the running service; {"error": reason} if it refuses.
 
-    Exit 2 if the service cannot be reached or its response is not usable.
+    Raises _UnavailableError if it cannot be reached or responds that it is not ready. Exit 2 if its
+    response is not usable.
     """
     import httpx
 
     from pipeline.embedded.server import ADDRESS_FILE, ADMIN_TOKEN
 
     try:
-        url = json.loads((data_dir / ADDRESS_FILE).read_text("utf-8"))["url"]
+        url = str(json.loads((data_dir / ADDRESS_FILE).read_text("utf-8"))["url"])
         token = (data_dir / "keys" / ADMIN_TOKEN).read_text("ascii").strip()
-    except (OSError, ValueError, KeyError) as error:
-        fail(f"{data_dir} is in use, and the address of its service cannot be read: {error}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _UnavailableError(
+            f"{data_dir} is in use, and the address of its service cannot be read: {error}"
+        ) from error
     try:
         response = httpx.request(
             method,
@@ -79,8 +98,10 @@ def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[st
             timeout=_TIMEOUT_S,
             trust_env=False,
         )
-    except httpx.HTTPError as error:
-        fail(f"the service at {url} cannot be reached: {error}")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _UnavailableError(f"the service at {url} cannot be reached: {error}") from error
+    if response.status_code == _NOT_READY:
+        raise _UnavailableError(f"the service at {url} is not ready: {response.text}")
     try:
         response_fields: dict[str, Any] = response.json()
     except ValueError:
@@ -93,8 +114,8 @@ def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[st
 def _apply_offline(data_dir: Path, request: "WriteRequest") -> dict[str, Any] | None:
     """Return the response, after the request is durable in the data directory.
 
-    {"error": reason} if the request is refused; None if a service is running. Exit 2 if the data
-    directory cannot be used.
+    {"error": reason} if the request is refused; None if a service is running. Raises
+    _UnavailableError if the data directory cannot be used; exit 2 if it is none.
     """
     from datetime import UTC, datetime
 
@@ -119,14 +140,14 @@ def _apply_offline(data_dir: Path, request: "WriteRequest") -> dict[str, Any] | 
     except InUseError:
         return None
     except (StoreError, JournalError, KeysError) as error:
-        fail(str(error))
+        raise _UnavailableError(str(error)) from error
     try:
         accepted = request(service, now)
         service.accept(accepted.events, accepted.dead_letters, now, replayed=accepted.replayed)
     except InvalidRequestError as error:
         return {"error": str(error)}
     except StoreError as error:
-        fail(str(error))
+        raise _UnavailableError(str(error)) from error
     finally:
         service.close()
     response: dict[str, Any] = accepted.response

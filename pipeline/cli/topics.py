@@ -1,18 +1,18 @@
-"""`drydock topics`: compare a cluster's topics with `schemas.topics`, and create or change them."""
+"""`drydock topics`: the topics of a cluster, and the access of each program to them."""
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ATTENTION, emit, fail
+from pipeline.cli.output import ATTENTION, emit, fail, note
 from schemas.topics import DEVICE_PARTITIONS, REPLICATION
 
 if TYPE_CHECKING:
+    from pipeline.provisioning.acls import Access
     from pipeline.provisioning.cluster import Cluster
     from pipeline.provisioning.plan import TopicDifference, WantedTopic
 
@@ -102,11 +102,91 @@ def apply(
     raise typer.Exit(ATTENTION if left else 0)
 
 
+@app.command("acl")
+def acl(
+    bootstrap: Bootstrap = None,
+    sites: Sites = "",
+    user: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--user",
+            metavar="PROGRAM=LOGIN",
+            help="The login of a program, such as worker=w1 or agent.london=l1; default:"
+            " drydock-PROGRAM, and drydock-agent-SITE.",
+        ),
+    ] = None,
+    apply_them: Annotated[
+        bool, typer.Option("--apply", help="Allow in the cluster what is not allowed yet.")
+    ] = False,
+    timeout: Timeout = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Print the access that each program needs, and allow it with --apply.
+
+    Nothing is taken away: access of Drydock's logins that is not needed is printed as a note.
+    Without --apply no cluster is asked. Exit 1 if the cluster refuses one.
+    """
+    from pipeline.provisioning.acls import wanted_access
+
+    wanted = wanted_access(_sites(sites), _logins(user or [], _sites(sites)))
+    if not apply_them:
+        for one in wanted:
+            _print_access(one, "wanted", as_json=as_json)
+        return
+    with _cluster(bootstrap, timeout) as cluster:
+        there = cluster.access()
+        refused = cluster.allow([one for one in wanted if one not in there])
+    for one in wanted:
+        result = "exists" if one in there else "failed" if refused[one] else "done"
+        _print_access(one, result, refused.get(one), as_json=as_json)
+    principals = {one.principal for one in wanted}
+    for one in sorted(there - {*wanted}):
+        if one.principal in principals:
+            note(f"note: {_described(one)} is not needed; left as it is")
+    raise typer.Exit(ATTENTION if any(refused.values()) else 0)
+
+
+def _logins(users: list[str], sites: list[str]) -> dict[str, str]:
+    """Return the logins of --user by program, an agent's as `agent.SITE`. Exit 2 for others."""
+    from pipeline.provisioning.acls import Program
+
+    programs = [each.value for each in Program if each is not Program.AGENT]
+    programs += [f"{Program.AGENT}.{site}" for site in sites]
+    found: dict[str, str] = {}
+    for each in users:
+        program, _, login = each.partition("=")
+        if not login or program not in programs:
+            known = ", ".join(programs)
+            fail(f"--user {each}: use PROGRAM=LOGIN, with one of {known} (--sites has the sites)")
+        found[program] = login
+    return found
+
+
+def _described(access: "Access") -> str:
+    name = f"{access.name}*" if access.is_prefix else access.name
+    return f"{access.principal} {access.operation} {access.resource} {name}"
+
+
+def _print_access(
+    access: "Access", result: str, refusal: str | None = None, *, as_json: bool
+) -> None:
+    if as_json:
+        emit(json.dumps(dataclasses.asdict(access) | {"result": result, "refusal": refusal}))
+    else:
+        emit(f"{result:<7} {_described(access)}" + (f" ({refusal})" if refusal else ""))
+
+
 def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]":
     """Return the topics that the fleet needs. Exit 2 if a name is not the name of a site."""
+    from pipeline.provisioning.plan import wanted_topics
+
+    return wanted_topics(_sites(sites), partitions, replication)
+
+
+def _sites(sites: str) -> list[str]:
+    """Return the names of sites, sorted. Exit 2 if one is not the name of a site."""
     from pydantic import TypeAdapter, ValidationError
 
-    from pipeline.provisioning.plan import wanted_topics
     from schemas.ids import SiteField
 
     names = sorted({name.strip() for name in sites.split(",") if name.strip()})
@@ -115,7 +195,7 @@ def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]
             TypeAdapter(SiteField).validate_python(name)
         except ValidationError:
             fail(f"{name!r} is not a site name: use small letters, digits and hyphens, at most 63")
-    return wanted_topics(names, partitions, replication)
+    return names
 
 
 @contextmanager
@@ -149,8 +229,8 @@ def _compared(
     from pipeline.provisioning.plan import differences, notes
 
     actual = cluster.topics()
-    for note in notes(wanted, actual):
-        sys.stderr.write(f"drydock: note: {note}; left as it is\n")
+    for found in notes(wanted, actual):
+        note(f"note: {found}; left as it is")
     return differences(wanted, actual, brokers=cluster.brokers(), grow=grow)
 
 

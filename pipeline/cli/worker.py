@@ -103,19 +103,29 @@ def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None)
 
     from pipeline.config import WorkerSettings, read_stamps
     from pipeline.processors.service import WorkerPlan
-    from pipeline.signing_keys import KeyStore
+    from pipeline.signing_keys import WatchedSigningKeys
     from runtime.kafka import kafka_settings
     from runtime.listening import Listen
-    from runtime.trusted_keys import KeyRing, Purpose
+    from runtime.logs import make_log
+    from runtime.trusted_keys import KeysError
+    from schemas import logkeys
 
-    settings = WorkerSettings()
-    trust = KeyRing.load(keys)
+    settings, log = WorkerSettings(), make_log()
+    watched = WatchedSigningKeys(
+        keys,
+        lambda problem: log.error("keys: correct the directory", **{logkeys.DETAIL: problem}),
+    )
+    own = watched.current()
+    if not own.trust.control:
+        raise KeysError(f"no key in {keys / 'trust' / 'control'}: every policy would be refused")
     return WorkerPlan(
         connection=kafka_settings(bootstrap),
         data_dir=data_dir,
-        key=KeyStore(keys).signer(Purpose.JOBS),
-        jobs=trust.jobs,
-        approvals=trust.approvals,
+        key=own.jobs,
+        jobs=own.trust.jobs,
+        approvals=own.trust.approvals,
+        control=own.trust.control,
+        keys=watched.current,
         group=settings.group,
         web=None if listen is None else Listen.parse(listen),
         standbys=settings.standbys,

@@ -9,7 +9,8 @@ from pipeline.decide.situation import Situation
 from pipeline.policy.model import Policy
 from pipeline.state.device import Device, to_us
 from pipeline.state.fleet import Fleet
-from pipeline.state.jobs import JobHistory, add_result, infer_result, open_job
+from pipeline.state.job_ends import infer_result
+from pipeline.state.jobs import JobHistory, add_result, open_job
 from schemas.decisions import Decision
 from schemas.envelope import (
     Event,

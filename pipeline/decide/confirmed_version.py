@@ -1,27 +1,71 @@
-"""The version of macOS that a job is known to have installed, where only Jamf's record denies it.
+"""The version of macOS that runs, where other knowledge is better than the newest reported version.
+
+A build that was reported later than the version, or without one, is that of a release in the
+catalogue: programs built with an older SDK report the right build beside a version that macOS does
+not have, and that version is not kept (`version_with_build`). A later build of another train than
+the version leaves the version unknown.
+
+A job is known to have installed its version, where only Jamf's record denies it.
 
 Jamf's record of a Mac is as old as its last inventory, so it can have an older version than the one
-that the job installed. macOS never goes back to an older version without an erase, which ends the
-enrollment.
+that the job installed. macOS never goes back to an older version without an erase. MDM then reports
+a new enrollment; of a Mac that Jamf alone manages only the later inventories show it, so a version
+that Jamf reports more than JAMF_LAG after the job counts.
 """
 
 from dataclasses import replace
+from datetime import timedelta
+from typing import Final
 
 from pipeline.decide.situation import Situation
-from pipeline.state.device import AUTHENTICATED, INDEX
+from pipeline.state.device import AUTHENTICATED, INDEX, duration_us
 from pipeline.state.jobs import JobEntry
-from schemas.macos import reaches
+from schemas.macos import reaches, version_with_build
 from schemas.results import Outcome
 
+# By default Jamf takes an inventory once a day; a Mac may be off for one.
+JAMF_LAG: Final = timedelta(days=2)
+_JAMF_LAG_US: Final = duration_us(JAMF_LAG)
 _VERSION, _BUILD = INDEX["os_version"], INDEX["build"]
 
 
 def with_confirmed_version(s: Situation) -> Situation:
+    """Return the Situation with the version that runs, as far as it is known.
+
+    In order: that of a later build, then that of the last successful job. The same object if the
+    newest reported version counts.
+    """
+    return _with_installed_version(_with_version_of_build(s))
+
+
+def _with_version_of_build(s: Situation) -> Situation:
+    """Return the Situation with the version of the newest reported build, if it is later.
+
+    The same object if the version was reported with the build or later, and for a build of no known
+    release whose train is that of the version.
+    """
+    device = s.device
+    build, version = device.build, device.os_version
+    if build is None:
+        return s
+    if version is not None and device.reported_us("os_version") >= device.reported_us("build"):
+        return s
+    found = s.advisories.version_of_build.get(build)
+    if found is None and version is not None:
+        found = version_with_build(version, build)
+    if found == version:
+        return s
+    values = list(device.values)
+    values[_VERSION] = found
+    return replace(s, device=device.with_values(tuple(values)))
+
+
+def _with_installed_version(s: Situation) -> Situation:
     """Return the Situation with the version that the Mac's last successful job installed.
 
     `contradicted` is then the reported version. The same object if the report is not contradicted:
-    it is of that release or a newer one, another source than Jamf may have sent it, or the Mac
-    enrolled again since the job.
+    it is of that release or a newer one, another source than Jamf may have sent it, the Mac
+    enrolled again since the job, or the report is more than JAMF_LAG later than the end of the job.
     """
     entry = _last_installation(s)
     device = s.device
@@ -30,7 +74,8 @@ def with_confirmed_version(s: Situation) -> Situation:
     if reaches(device.os_version, device.build, entry.version, entry.build):
         return s
     enrolled_again = device.checkins[AUTHENTICATED] > entry.since_us
-    if enrolled_again or not device.is_reported_by("os_version", "jamf"):
+    is_news = device.reported_us("os_version") - entry.outcome_us > _JAMF_LAG_US
+    if enrolled_again or is_news or not device.is_reported_by("os_version", "jamf"):
         return s
     values = list(device.values)
     values[_VERSION], values[_BUILD] = entry.version, entry.build

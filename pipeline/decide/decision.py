@@ -21,31 +21,28 @@ from typing import Final
 
 import msgspec
 
+from pipeline.decide.candidate import Candidate, is_for, make_candidate
 from pipeline.decide.confirmed_version import with_confirmed_version
-from pipeline.decide.exposure import NO_EXPOSURE, Exposure, deadline_of, exposure
+from pipeline.decide.exposure import NO_EXPOSURE, Exposure, deadline_of, exposure, zone_of
 from pipeline.decide.findings import (
     UNCERTAIN,
     Finding,
     details,
     findings_of,
     is_unknown_to_mdm,
+    of_halted_action,
 )
+from pipeline.decide.gate_reads import FOLLOW_UP_READS, reasons_on_telemetry
 from pipeline.decide.gates import (
-    FOLLOW_UP_READS,
     GATES,
-    Candidate,
     GateResult,
     evaluate_gates,
-    is_for,
-    make_candidate,
     opens_by_itself_at,
-    reasons_on_telemetry,
     to_gate,
 )
 from pipeline.decide.methods import choose_method
 from pipeline.decide.needs.enrollment import has_earlier_enrollment_field, next_enrollment_fault_us
-from pipeline.decide.needs.order import needs
-from pipeline.decide.needs.reinstall import loan_returned_us
+from pipeline.decide.needs.order import loan_times_us, needs
 from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.decide.needs.update import next_supplement_due_us, upgrade_obstacle
 from pipeline.decide.protection import LEFT_ALONE, OBJECTIONS, is_owner_unknown, left_alone
@@ -62,6 +59,8 @@ _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), 
 
 # A closed gate with one of these reasons makes an open job unwanted.
 _UNWANTED: Final = OBJECTIONS | {Reason.EXEMPT, Reason.RELEASE_FAILING}
+
+_WAITS_FOR_CAPACITY: Final = frozenset({Reason.SITE_FULL, Reason.HOURLY_LIMIT})
 
 
 class GatedNeed(msgspec.Struct, frozen=True):
@@ -97,14 +96,16 @@ class Evaluation(msgspec.Struct, frozen=True):
     """A decision, and the inputs that can change it without a change of the device's state.
 
     `recheck_on_telemetry`: True if a report that brings only telemetry can change it.
-    `waits_for_capacity`: True if the end of another job of the site can change it. `gated_needs`:
-    for a job that is sent, the needs evaluated, the last of which is sent; else empty.
+    `waits_for`: the actions for which capacity of the site can change it. `gated_needs`: for a job
+    that is sent, the needs evaluated, the last of which is sent; else empty. `exposed` is the
+    exposure of the decision.
     """
 
     decision: Decision
     recheck_on_telemetry: bool
-    waits_for_capacity: bool = False
+    waits_for: frozenset[Action] = frozenset()
     gated_needs: tuple[GatedNeed, ...] = ()
+    exposed: Exposure = NO_EXPOSURE
 
 
 def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
@@ -124,14 +125,17 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
         # Nobody can act on these Macs, so their releases are not overdue.
         missing = exposed if alone is Reason.UDID_UNKNOWN else NO_EXPOSURE
         is_retired = alone is Reason.RETIRED
-        return Evaluation(_nothing(s, missing, alone), recheck_on_telemetry=is_retired)
+        left = _nothing(s, missing, alone)
+        return Evaluation(left, recheck_on_telemetry=is_retired, exposed=missing)
     held: list[GatedNeed] = []
     for need in needs(s, exposed):
         candidate = make_candidate(s, need, choose_method(s, need), exposed)
         held.append(GatedNeed.of_results(candidate, evaluate_gates(s, candidate)))
         if not held[-1].closed:
             sent = _send(s, candidate, held[-1].gates, fast_paths=fast_paths)
-            return Evaluation(sent, recheck_on_telemetry=True, gated_needs=tuple(held))
+            return Evaluation(
+                sent, recheck_on_telemetry=True, gated_needs=tuple(held), exposed=exposed
+            )
         # An open job for this need must not be withdrawn for a less urgent need.
         if need.exclusive or held[-1].is_stopped_by(Reason.JOB_OPEN):
             break
@@ -140,15 +144,20 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
         return Evaluation(
             rest,
             recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS or _waits_for_mdm(s),
+            exposed=exposed,
         )
     return evaluation_of_hold(s, held, hold(s, held, fast_paths=fast_paths))
 
 
 def _waits_for_mdm(s: Situation) -> bool:
     """Return True if a contact through MDM can change the decision, although no field changes."""
-    contradicted = s.contradicted is not None
-    is_unknown = is_unknown_to_mdm(s) or is_owner_unknown(s)
-    return contradicted or is_unknown or has_earlier_enrollment_field(s)
+    return (
+        s.contradicted is not None
+        or s.device.enrolling
+        or is_unknown_to_mdm(s)
+        or is_owner_unknown(s)
+        or has_earlier_enrollment_field(s)
+    )
 
 
 def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) -> Evaluation:
@@ -158,9 +167,19 @@ def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) 
         decision,
         # Any MDM contact can show that a Mac is enrolled after all.
         recheck_on_telemetry=not reasons.isdisjoint(_TELEMETRY_REASONS)
-        or any(one.candidate.need.action is Action.REENROLL for one in held)
+        or any(
+            one.candidate.need.action is Action.REENROLL or not one.candidate.need.mdm_usable
+            for one in held
+        )
         or _waits_for_mdm(s),
-        waits_for_capacity=Reason.SITE_FULL in reasons,
+        waits_for=frozenset(
+            [
+                one.candidate.need.action
+                for one in held
+                if any(result.reason in _WAITS_FOR_CAPACITY for result in one.closed)
+            ]
+        ),
+        exposed=held[0].candidate.exposed,
     )
 
 
@@ -247,10 +266,10 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
 def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
     """Return the first future time at which the decision can change without an event; None if none.
 
-    Considered are `times`, the timeout of the open job, the next fault of the enrollment, and the
-    return of a loan unit.
+    Considered are `times`, the timeout of the open job, the next fault of the enrollment, and for a
+    loan unit its return and the end of the wait for its erase.
     """
-    more_us = (loan_returned_us(s), next_enrollment_fault_us(s))
+    more_us = (*loan_times_us(s), next_enrollment_fault_us(s))
     known = [*times, *(from_us(us) for us in more_us if us is not None)]
     return _first_future(s, *known, _job_timeout(s))
 
@@ -277,7 +296,7 @@ def _nothing(
     else:
         due_us = next_supplement_due_us(s, exposed.line)
         next_at = next_eligible_at(s, None if due_us is None else from_us(due_us))
-    deadline_us = deadline_of(s, exposed.deadline_us(s.policy.deadlines))
+    deadline_us = deadline_of(s, exposed.deadline_us(s.policy.deadlines, zone_of(s)))
     withdrawn = _untouched_job(s)
     return Decision(
         udid=s.device.udid,
@@ -342,6 +361,8 @@ def _build_decision(
     fast_paths: bool,
 ) -> Decision:
     need, findings = c.need, findings_of(s, c.exposed, has_need=True)
+    if s.halts:
+        findings += of_halted_action(s, need.action)
     values = {
         "udid": s.device.udid,
         "serial": s.device.serial,

@@ -12,6 +12,7 @@ release, and the time when Drydock first knew of it. The exposure has the earlie
 releases; `deadline_of` adds the grace of a new Mac.
 """
 
+from datetime import UTC, tzinfo
 from functools import lru_cache
 from typing import Final
 
@@ -20,7 +21,7 @@ import msgspec
 from pipeline.decide.situation import Situation
 from pipeline.policy.model import SEVERITY_ORDER, Deadlines
 from pipeline.state.advisories import Missing, Release
-from pipeline.state.device import AUTHENTICATED, duration_us
+from pipeline.state.device import AUTHENTICATED, duration_us, from_us, to_us
 from schemas.decisions import Severity
 
 _RANK: Final = {severity: rank for rank, severity in enumerate(SEVERITY_ORDER)}
@@ -46,18 +47,35 @@ class Exposure(msgspec.Struct, frozen=True):
         """The worst severity among the releases of `cve_releases`; `routine` if there are none."""
         return worst(self.cve_releases)
 
-    def deadline_us(self, deadlines: Deadlines) -> int | None:
-        """Return the earliest deadline of a release of `cve_releases`; None without a release.
+    @property
+    def since_us(self) -> int:
+        """The time of the first release of `cve_releases` with CVEs, in us since 1970; 0 for none.
 
-        Microseconds since 1970. Cached in `cve_releases`, which is one object for all Macs of a
-        kind, for the last `deadlines`.
+        The later of Apple's release and the time when Drydock first knew of it. Cached, as the
+        deadline is.
         """
         missing = self.cve_releases
-        known: tuple[Deadlines, int | None] | None = missing.cache.get("due")
+        found: int | None = missing.cache.get("since")
+        if found is None:
+            times = (max(one.released_us, one.known_us) for one in missing.releases if one.cves)
+            found = missing.cache["since"] = min(times, default=0)
+        return found
+
+    def deadline_us(self, deadlines: Deadlines, zone: tzinfo = UTC) -> int | None:
+        """Return the earliest deadline of a release of `cve_releases`; None without a release.
+
+        Microseconds since 1970. `zone` is the time zone of the Mac's site. Cached in
+        `cve_releases`, which is one object for all Macs of a kind, for the last `deadlines`.
+        """
+        missing = self.cve_releases
+        known: tuple[Deadlines, dict[tzinfo, int | None]] | None = missing.cache.get("due")
         if known is None or known[0] is not deadlines:
-            due = min((due_us(one, deadlines) for one in missing.releases), default=None)
-            known = missing.cache["due"] = (deadlines, due)
-        return known[1]
+            known = missing.cache["due"] = (deadlines, {})
+        by_zone = known[1]
+        if zone not in by_zone:
+            times = (due_us(one, deadlines, zone) for one in missing.releases)
+            by_zone[zone] = min(times, default=None)
+        return by_zone[zone]
 
 
 _LOWEST: Final = Severity.ROUTINE
@@ -103,6 +121,11 @@ def severity_of(release: Release) -> Severity:
     return Severity.HIGH if release.cves else Severity.ROUTINE
 
 
+def zone_of(s: Situation) -> tzinfo:
+    """Return the time zone of the Mac's site; UTC without a site."""
+    return UTC if s.site is None else s.site.zone
+
+
 def deadline_of(s: Situation, due_us: int | None) -> int | None:
     """Return the Mac's deadline for something due at `due_us`; None for None. In us since 1970.
 
@@ -116,13 +139,14 @@ def deadline_of(s: Situation, due_us: int | None) -> int | None:
     return max(due_us, enrolled_us + duration_us(grace)) if enrolled_us else due_us
 
 
-def due_us(release: Release, deadlines: Deadlines) -> int:
+def due_us(release: Release, deadlines: Deadlines, zone: tzinfo = UTC) -> int:
     """Return the time by which a Mac must have this release, in us since 1970.
 
     The earliest of: the time of its rated severity; the time of `exploited`, counted from the first
-    known exploitation; and CISA's due date, if the policy uses it. No period begins before Drydock
-    knew of the release, and a due date that had passed by that time is ignored: otherwise a new
-    installation would force a reboot of the whole fleet on its first day.
+    known exploitation; and the end of CISA's due date at the site, whose time zone is `zone`, if
+    the policy uses it. No period begins before Drydock knew of the release, and a due date that had
+    passed by that time is ignored: otherwise a new installation would force a reboot of the whole
+    fleet on its first day.
     """
     known_us = max(release.released_us, release.known_us)
     rated = Severity.ROUTINE
@@ -135,5 +159,13 @@ def due_us(release: Release, deadlines: Deadlines) -> int:
         first_us = max(known_us, min(release.exploited.values()))
         due = min(due, first_us + duration_us(deadlines.exploited))
     if deadlines.kev_due_dates:
-        due = min((due, *(one for one in release.due.values() if one > known_us)))
+        for cve, utc_us in release.due.items():
+            end_us = _local_us(utc_us, zone)
+            if end_us > max(known_us, release.exploited.get(cve, 0)):
+                due = min(due, end_us)
     return due
+
+
+def _local_us(us: int, zone: tzinfo) -> int:
+    """Return the time at which the clocks of a zone show what UTC shows at `us`."""
+    return us if zone is UTC else to_us(from_us(us).replace(tzinfo=zone))

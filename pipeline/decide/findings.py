@@ -22,6 +22,7 @@ from pipeline.decide.situation import Situation
 from schemas.decisions import Reason
 from schemas.findings import FindingCode
 from schemas.ids import clean_text
+from schemas.jobs import Action
 from schemas.macos import OSVersion, parse_os_version
 
 # The code, and the observation as text; "" if the code is enough.
@@ -46,7 +47,7 @@ def findings_of(s: Situation, exposed: Exposure, *, has_need: bool) -> tuple[Fin
     an improvement that installs itself.
     """
     found = [*_of_identity(s)]
-    if left_alone(s) is None:
+    if has_need or left_alone(s) is None:  # a Mac that is left alone has no need
         found += _of_managed_mac(s, exposed, has_need=has_need)
     return tuple(found)
 
@@ -111,6 +112,17 @@ def _held_releases(s: Situation, exposed: Exposure) -> list[Finding]:
     return [(FindingCode.RELEASE_FAILING, held[identity]) for identity in lacked]
 
 
+def of_halted_action(s: Situation, action: Action) -> tuple[Finding, ...]:
+    """Return the finding that Drydock itself halted this action at the Mac's site."""
+    return tuple(
+        [
+            (FindingCode.ACTION_HALTED, halt.why)
+            for halt in s.halts
+            if halt.is_automatic and halt.scope.covers_jobs_of(s.site_name, action)
+        ]
+    )
+
+
 def is_unknown_to_mdm(s: Situation) -> bool:
     """Return True if no MDM server has reported the Mac, nor any source that it is enrolled."""
     return not s.device.mdm_seen_us and s.device.mdm_enrolled is None
@@ -140,11 +152,16 @@ def _of_hardware(s: Situation, version: OSVersion, *, has_need: bool) -> list[Fi
         found.append((FindingCode.HARDWARE_ENDED, f"macOS {version.line}"))
     elif s.line_is_supported is False and not has_need:
         found.append((FindingCode.LINE_ENDED, _left_on(s, version)))
-    if version.line in s.advisories.lines_with_devices and (
-        s.device_id is None or s.device_id.lower() not in s.advisories.listed_device_ids
-    ):
+    is_listed = s.advisories.lists_device(version.line, s.device_id)
+    if version.line in s.advisories.lines_with_devices and not is_listed:
         detail = f"model {device.model}, id {device.device_id}"
         found.append((FindingCode.DEVICE_NOT_LISTED, detail))
+    else:
+        for release in s.advisories.releases_without_devices.get(version.line, ()):
+            if not release.reached_by(version, device.build):
+                detail = f"macOS {release.version} is for some Macs that its source does not list"
+                found.append((FindingCode.DEVICE_NOT_LISTED, detail))
+                break
     wanted = s.policy.upgrades.to
     if wanted is not None and parse_os_version(wanted).major > version.major:
         runs = s.runs_line(wanted)

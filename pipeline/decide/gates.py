@@ -15,29 +15,30 @@ of them is telemetry, a report that changes only telemetry leads to a new decisi
 (`reasons_on_telemetry`). tests/property/test_gate_reads.py compares the declarations with the code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from pipeline.decide.exposure import Exposure, deadline_of
+from pipeline.decide.blast_radius import capacity_objection
+from pipeline.decide.candidate import Candidate, is_for
 from pipeline.decide.family_hold import is_family_hold
-from pipeline.decide.methods import Choice, declared_failure
-from pipeline.decide.needs.need import Need, target
+from pipeline.decide.gate_reads import METHOD_READS, Reads
+from pipeline.decide.methods import declared_failure
 from pipeline.decide.needs.reinstall_history import count_tried
 from pipeline.decide.protection import identity_objection, owner_objection
 from pipeline.decide.situation import Situation
 from pipeline.decide.texts import text_of
 from pipeline.decide.windows import opens_at
-from pipeline.state.device import CHANGED_BY_EVERY_REPORT, duration_us, from_us
+from pipeline.state.device import duration_us, from_us
 from pipeline.state.hardware import HardwareClass
 from pipeline.state.jobs import JobEntry, JobHistory, attempts, failures
 from schemas.decisions import Gate, Reason
 from schemas.events.control import HaltSet
-from schemas.ids import clean_text, derive_job_id
-from schemas.jobs import INSTALLATIONS, Action, Method, Target
+from schemas.ids import clean_text
+from schemas.jobs import INSTALLATIONS, Action, Method
 from schemas.results import ErrorCode, Outcome
 
 # The cool-down doubles with each failure; the limit keeps the shifted number small.
@@ -81,93 +82,16 @@ _HALT_PASSED: Final = GateResult("halt")
 _FRESH_PASSED: Final = GateResult("fresh")
 _JOB_OPEN_PASSED: Final = GateResult("job_open")
 _ATTEMPTS_PASSED: Final = GateResult("attempts")
+_MOST_OUT_OF_DATE: Final = 3
+_OUT_OF_DATE_WITHIN_US: Final = duration_us(timedelta(hours=1))
 _COOL_DOWN_PASSED: Final = GateResult("cool_down")
 _SURE_PASSED: Final = GateResult("sure")
 _DEFERRAL_PASSED: Final = GateResult("deferral")
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """A need with its method, exposure, deadline and job id, as the gates read it.
-
-    `deadline_us` is in us since 1970, and None for a need that does not wait for windows or a Mac
-    without a missing release. `is_past_deadline` is True from then on. `generation` is the number
-    of the job among all jobs for this intent, from 0. `running` is the release on the Mac; None if
-    its version is unknown.
-    """
-
-    need: Need
-    choice: Choice
-    exposed: Exposure
-    deadline_us: int | None
-    is_past_deadline: bool
-    job_id: str
-    generation: int
-    running: Target | None = None
-
-    @property
-    def erases(self) -> bool:
-        """True if the job destroys the data on the Mac."""
-        return self.need.erases or self.choice.method is Method.ERASE_DEVICE
-
-    @property
-    def target(self) -> Target | None:
-        """The release that the Mac has after the job; EraseDevice keeps the one that runs.
-
-        None if that is not known, or if the job installs nothing.
-        """
-        return self.running if self.choice.method is Method.ERASE_DEVICE else self.need.target
-
-    @property
-    def advisory_ids(self) -> tuple[str, ...]:
-        """The advisories that the Mac lacks; that of the job's release comes first if added.
-
-        A halt on any of them covers a need with a release.
-        """
-        release, ids = self.need.release, self.exposed.cve_releases.advisory_ids
-        return ids if release is None or release.advisory_id in ids else (release.advisory_id, *ids)
-
-
-def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Candidate:
-    """Return the need as a candidate, with its deadline and the id of its next job.
-
-    The generation is one more than the highest of the ended jobs for this intent, or 0 for the
-    first.
-    """
-    earlier = attempts(s.job_history, need.action, need.intent)
-    generation = max([one.generation for one in earlier]) + 1 if earlier else 0
-    deadline_us = _deadline_us(s, need, exposed)
-    return Candidate(
-        need,
-        choice,
-        exposed,
-        deadline_us,
-        deadline_us is not None and s.now_us >= deadline_us,
-        derive_job_id(s.device.udid, need.action, need.intent, generation),
-        generation,
-        running=None
-        if s.device.os_version is None
-        else target(s.device.os_version, s.device.build),
-    )
-
-
-def _deadline_us(s: Situation, need: Need, exposed: Exposure) -> int | None:
-    """Return the earlier deadline of the Mac's exposure and of the need itself, in us, or None."""
-    if not need.timed:
-        return None
-    due_us = exposed.deadline_us(s.policy.deadlines)
-    if need.due_us is not None:
-        due_us = need.due_us if due_us is None else min(due_us, need.due_us)
-    return deadline_of(s, due_us)
-
-
 def evaluate_gates(s: Situation, c: Candidate) -> tuple[GateResult, ...]:
     """Return the result of every gate, closed or passed, in the order of GATES."""
     return tuple([check(s, c) for check in _CHECKS])
-
-
-def is_for(entry: JobEntry, need: Need) -> bool:
-    """Return True if the job has the action and the intent of this need."""
-    return entry.action is need.action and entry.intent == need.intent
 
 
 @lru_cache(maxsize=8192)
@@ -225,7 +149,7 @@ def _covers(halt: HaltSet, s: Situation, c: Candidate) -> bool:
     if scope.everything:
         return True
     if scope.site is not None:
-        return scope.site == s.site_name
+        return scope.covers_jobs_of(s.site_name, c.need.action)
     return c.need.release is not None and scope.advisory_id in c.advisory_ids
 
 
@@ -249,9 +173,9 @@ def _fresh(s: Situation, _: Candidate) -> GateResult:
         return _FRESH_PASSED
     limit = text_of(s.policy.thresholds.stale_after)
     if not seen_us:
-        return GateResult("fresh", Reason.STALE_INVENTORY, f"never heard of; the limit is {limit}")
+        return GateResult("fresh", Reason.STALE_INVENTORY, f"no report; the limit is {limit}")
     seen = f"{from_us(seen_us):%Y-%m-%d %H:%M} UTC"
-    detail = f"last heard of at {seen}; the limit is {limit}"
+    detail = f"last report at {seen}; the limit is {limit}"
     return GateResult("fresh", Reason.STALE_INVENTORY, detail)
 
 
@@ -281,7 +205,13 @@ def _cool_down(s: Situation, c: Candidate) -> GateResult:
         if s.now_us < again_us:
             detail = f"dry run: {rehearsed.job_id} would have been sent"
             return GateResult("cool_down", Reason.DRY_RUN, detail, from_us(again_us))
-    failed = failures(s.job_history, c.need.action, c.need.intent) if s.job_history else ()
+    if not s.job_history:
+        return _COOL_DOWN_PASSED
+    settled_us = _again_after_out_of_date_us(s, c)
+    if settled_us is not None:
+        detail = f"a newer job arrived before {_MOST_OUT_OF_DATE} within an hour: check the clocks"
+        return GateResult("cool_down", Reason.COOLING_DOWN, detail, from_us(settled_us))
+    failed = failures(s.job_history, c.need.action, c.need.intent)
     if not failed:
         return _COOL_DOWN_PASSED
     tried, detail = _tried(s, failed)
@@ -292,6 +222,26 @@ def _cool_down(s: Situation, c: Candidate) -> GateResult:
     if s.now_us >= again_us:
         return GateResult("cool_down", detail=detail)
     return GateResult("cool_down", Reason.COOLING_DOWN, detail, from_us(again_us))
+
+
+def _again_after_out_of_date_us(s: Situation, c: Candidate) -> int | None:
+    """Return the end of the wait after _MOST_OUT_OF_DATE jobs within an hour, else None.
+
+    An executor supersedes a job that was issued before the newest job of its Mac: with clocks that
+    differ, each new job would end so at once. Jobs that were superseded for another reason, as by
+    halts, do not count.
+    """
+    ended_us = [
+        one.outcome_us
+        for one in attempts(s.job_history, c.need.action, c.need.intent)
+        if one.outcome is Outcome.SUPERSEDED
+        and one.error_code is ErrorCode.NEWER_JOB
+        and not one.reset
+        and s.now_us - _OUT_OF_DATE_WITHIN_US < one.outcome_us <= s.now_us
+    ]
+    if len(ended_us) < _MOST_OUT_OF_DATE:
+        return None
+    return sorted(ended_us)[-_MOST_OUT_OF_DATE] + _OUT_OF_DATE_WITHIN_US
 
 
 def _last_rehearsal(s: Situation, c: Candidate) -> JobEntry | None:
@@ -318,6 +268,9 @@ def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
 def _confirmed(s: Situation, c: Candidate) -> GateResult:
     if c.need.needs_person:
         return GateResult("sure", Reason.NEEDS_PERSON, c.need.needs_person)
+    if c.need.uncorroborated:
+        detail = clean_text(f"only inventory reports that {c.need.uncorroborated}")
+        return GateResult("sure", Reason.UNCORROBORATED, detail)
     confirmed_us = c.need.not_before_us
     if confirmed_us is None or s.now_us >= confirmed_us:
         return _SURE_PASSED
@@ -399,7 +352,9 @@ def _approval(s: Situation, c: Candidate) -> GateResult:
             approval.job_id == c.job_id
             and approval.udid == s.device.udid
             and approval.action == c.need.action
-            and s.now < approval.expires_at
+            and approval.serial in (None, s.device.serial)
+            and approval.method in (None, c.choice.method)
+            and s.now < approval.expires_at <= s.now + s.policy.approvals.lasts_at_most
         ):
             return GateResult("approval", detail=f"by {approval.by}")
     detail = f"{c.job_id} erases the Mac"
@@ -428,61 +383,15 @@ def _window(s: Situation, c: Candidate) -> GateResult:
 
 
 def _capacity(s: Situation, c: Candidate) -> GateResult:
-    if s.site is None or c.need.action not in INSTALLATIONS:
-        return _passed("site_slots")
-    detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
-    full = s.site_open_jobs >= s.site.max_jobs
-    return GateResult("site_slots", Reason.SITE_FULL if full else None, detail)
+    reason, detail = capacity_objection(s, c.need)
+    return (
+        _passed("site_slots", detail)
+        if reason is None
+        else GateResult("site_slots", reason, detail)
+    )
 
 
 # --- the table ---
-
-Field = Literal[
-    "approvals",
-    "halts",
-    "identity",
-    "job_history",
-    "now",
-    "now_us",
-    "open_job",
-    "policy",
-    "site",
-    "site_name",
-    "site_open_jobs",
-    "device.activations",
-    "device.ade_enrolled",
-    "device.battery_percent",
-    "device.bootstrap_token_escrowed",
-    "device.checkins",
-    "device.compliant",
-    "device.enrolled",
-    "device.enrolled_since",
-    "device.failure_reason",
-    "device.free_disk_gb",
-    "device.hardware",
-    "device.hostname",
-    "device.install_state",
-    "device.inventory_days",
-    "device.inventory_seen_us",
-    "device.is_of_company",
-    "device.last_seen_us",
-    "device.loan_returned_at",
-    "device.mdm_enrolled",
-    "device.mdm_seen_us",
-    "device.model",
-    "device.never_erase",
-    "device.on_ac_power",
-    "device.os_version",
-    "device.ownership",
-    "device.pending_version",
-    "device.serial",
-    "device.reported_us",
-    "device.supervised",
-    "device.udid",
-    "device.user_approved",
-    "device.volume_owner_available",
-]
-Reads = Mapping[Reason, tuple[Field, ...]]
 
 
 class GateRow(NamedTuple):
@@ -497,16 +406,6 @@ class GateRow(NamedTuple):
     check: Callable[[Situation, Candidate], GateResult]
     reads: Reads
 
-
-_METHODS: Final = (
-    *("now_us", "policy", "site", "device.hardware", "device.os_version"),
-    *("device.enrolled", "device.inventory_seen_us", "device.mdm_seen_us"),
-    *("device.supervised", "device.bootstrap_token_escrowed"),
-    *("device.volume_owner_available", "device.ade_enrolled"),
-    *("device.install_state", "device.reported_us", "device.checkins"),
-    *("device.failure_reason", "device.pending_version"),
-    *("device.last_seen_us", "job_history", "open_job"),
-)
 
 GATES: Final = (
     # The comment of each row is the condition under which the gate passes.
@@ -538,8 +437,8 @@ GATES: Final = (
     GateRow(  # the job destroys nothing, or no other Mac has an identifier of this one
         "identity", _identity, {Reason.IDENTITY_CONFLICT: ("identity",)}
     ),
-    GateRow(  # no halt covers everything, the Mac's site, or an advisory of the job; the release is
-        # not held for the Mac's model family
+    GateRow(  # no halt covers everything, the Mac's site, the action there, or an advisory of the
+        # job; the release is not held for the Mac's model family
         "halt",
         _halted,
         {
@@ -567,10 +466,14 @@ GATES: Final = (
             Reason.DRY_RUN: ("job_history", "now_us"),
         },
     ),
-    GateRow(  # no person is needed for it; MDM had a day to reach a returned Mac
+    GateRow(  # no person is needed for it; a broken seal and old firmware are corroborated; MDM had
+        # a day to reach a returned Mac
         "sure",
         _confirmed,
         {
+            Reason.UNCORROBORATED: (
+                *("policy", "device.corroborated_seal", "device.corroborated_firmware"),
+            ),
             Reason.NEEDS_PERSON: ("policy", "device.ade_enrolled"),
             Reason.AWAITING_CONTACT: (
                 *("now_us", "device.inventory_days"),
@@ -590,14 +493,14 @@ GATES: Final = (
         {
             # The reason is that of one method, but any method without an obstacle opens the gate:
             # every reason needs the fields of all methods.
-            Reason.NO_METHOD: _METHODS,
-            Reason.NO_RELEASE: _METHODS,
-            Reason.NOT_ENROLLED: _METHODS,
-            Reason.NOT_SUPERVISED: _METHODS,
-            Reason.NO_BOOTSTRAP_TOKEN: _METHODS,
-            Reason.NO_VOLUME_OWNER: _METHODS,
-            Reason.NEEDS_PERSON: _METHODS,
-            Reason.OTHER_UPDATE_RUNNING: _METHODS,
+            Reason.NO_METHOD: METHOD_READS,
+            Reason.NO_RELEASE: METHOD_READS,
+            Reason.NOT_ENROLLED: METHOD_READS,
+            Reason.NOT_SUPERVISED: METHOD_READS,
+            Reason.NO_BOOTSTRAP_TOKEN: METHOD_READS,
+            Reason.NO_VOLUME_OWNER: METHOD_READS,
+            Reason.NEEDS_PERSON: METHOD_READS,
+            Reason.OTHER_UPDATE_RUNNING: METHOD_READS,
         },
     ),
     GateRow(  # enough free disk space, an unknown amount, or an action that needs none
@@ -623,38 +526,27 @@ GATES: Final = (
     GateRow(  # the job erases nothing, or an approval for this job has not expired
         "approval",
         _approval,
-        {Reason.AWAITING_APPROVAL: ("approvals", "device.udid", "job_history", "now")},
+        {
+            Reason.AWAITING_APPROVAL: (
+                *("approvals", "device.udid", "device.serial", "job_history", "now"),
+                "policy",
+            )
+        },
     ),
     GateRow(  # the need ignores windows, its deadline has passed, or the site's window is open
         "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}
     ),
-    GateRow(  # the site's other Macs have fewer open jobs than `max_jobs`; other actions than
-        # installations are free
+    GateRow(  # the Mac is confirmed; the site got fewer jobs for the action in this hour than the
+        # policy allows; its other Macs have fewer open jobs than `max_jobs`, if it is an
+        # installation
         "site_slots",
         _capacity,
-        {Reason.SITE_FULL: ("site", "site_open_jobs")},
+        {
+            # A first contact through the MDM channel can change nothing but telemetry.
+            Reason.NOT_CONFIRMED: ("site", "is_confirmed", "device.is_known_to_mdm"),
+            Reason.HOURLY_LIMIT: ("site", "site_hour_jobs", "site_macs", "policy", "now"),
+            Reason.SITE_FULL: ("site", "site_open_jobs"),
+        },
     ),
 )
-# Not a gate of a need: it closes while the last reinstall is not confirmed in every point that the
-# policy requires (`reinstall_history.follow_up_missing`).
-FOLLOW_UP_READS: Final[Reads] = {
-    Reason.AWAITING_FOLLOW_UP: (
-        *("device.activations", "device.compliant", "device.enrolled_since"),
-        *("device.reported_us", "device.user_approved", "job_history", "policy"),
-    )
-}
 _CHECKS: Final = tuple(row.check for row in GATES)
-_TELEMETRY: Final = frozenset(f"device.{name}" for name in CHANGED_BY_EVERY_REPORT)
-
-
-def reasons_on_telemetry(*declared: Reads) -> frozenset[Reason]:
-    """Return the reasons for which a gate reads a telemetry field, by these declarations.
-
-    A report that changes only telemetry can end a hold with one of these reasons.
-    """
-    return frozenset(
-        reason
-        for reads in declared
-        for reason, fields in reads.items()
-        if not _TELEMETRY.isdisjoint(fields)
-    )

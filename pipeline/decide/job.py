@@ -8,13 +8,22 @@ from pipeline.decide.windows import closes_at
 from pipeline.state.device import from_us
 from schemas.decisions import Decision, Verdict
 from schemas.fast.models import construct_unchecked
-from schemas.jobs import Action, Job, Method
+from schemas.jobs import (
+    ENFORCEMENT_NOTICE,
+    MAX_JOB_LIFETIME,
+    SSH_METHODS,
+    Action,
+    Backup,
+    Job,
+    Method,
+    RequiredBackup,
+)
 from schemas.signing import Signed
 
-# macOS shows the user a countdown before it forces a declared update; this leaves time for it.
-_NOTICE: Final = timedelta(hours=1)
 # A restart takes minutes. Few sources report a boot, and the update waits for the end of the job.
 _RESTART_LASTS: Final = timedelta(days=1)
+# The notice of an executor for a job without its own (`Job.notice_minutes`).
+_USUAL_NOTICE_MINUTES: Final = 15
 # The least time that an executor gets to begin, even if the window closes sooner.
 _SHORTEST_START: Final = timedelta(minutes=30)
 
@@ -26,7 +35,7 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
     The executor must begin before `expires_at`, and a report of the Mac must confirm the result
     before `report_by`, a restart within a day. `expires_at` is at most the end of the open window,
     unless the deadline has passed, the job re-enrolls the Mac, or the window ends in less than 30
-    minutes.
+    minutes. Both are at most MAX_JOB_LIFETIME from now: executors refuse a longer job.
     """
     assert decision.decision is Verdict.SEND
     assert decision.site is not None
@@ -37,7 +46,7 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
     lasts = limits.reenroll_expires_after if reenrolls else limits.job_expires_after
     if decision.action is Action.RESTART:
         lasts = min(lasts, _RESTART_LASTS)
-    report_by = s.now + max(lasts, _SHORTEST_START)
+    report_by = s.now + min(max(lasts, _SHORTEST_START), MAX_JOB_LIFETIME)
     expires_at = report_by if reenrolls else min(report_by, _latest_start(s, decision))
     declared = decision.method is Method.DDM
     newest_us = s.device.newest_us
@@ -58,14 +67,37 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
         "expires_at": expires_at,
         "report_by": report_by,
         "deadline_at": decision.deadline_at,
-        "enforce_at": min(s.now + _NOTICE, expires_at) if declared else None,
+        "enforce_at": min(s.now + ENFORCEMENT_NOTICE, expires_at) if declared else None,
         "erases": decision.erases,
         "approval": _approval(s, decision),
+        "notice_minutes": _notice_minutes(s, decision),
+        "backup": _backup(s, decision),
+        "site_macs": s.site_macs,
     }
     # Most jobs are updates. Their intent is a release's version and no text of the Mac's, so
     # validation could find nothing.
     unchecked = fast_paths and decision.action is Action.UPDATE
     return construct_unchecked(Job, values) if unchecked else Job(**values)
+
+
+def _notice_minutes(s: Situation, decision: Decision) -> int | None:
+    """Return the notice to the user at the screen; None for the usual one and for other methods."""
+    minutes = s.policy.deadlines.notice_minutes
+    if decision.method not in SSH_METHODS or minutes == _USUAL_NOTICE_MINUTES:
+        return None
+    return minutes
+
+
+def _backup(s: Situation, decision: Decision) -> RequiredBackup | None:
+    """Return the copy that the Mac must have before a reinstall or an erase; None for no need."""
+    if decision.action not in (Action.REINSTALL, Action.REIMAGE):
+        return None
+    wanted = s.policy.backups
+    kind = wanted.erase if decision.erases else wanted.reinstall
+    if kind is None:
+        return None
+    minutes = int(wanted.max_age / timedelta(minutes=1))
+    return RequiredBackup(kind=Backup(kind), max_age_minutes=minutes)
 
 
 def _latest_start(s: Situation, decision: Decision) -> datetime:

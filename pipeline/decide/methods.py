@@ -13,26 +13,28 @@ A method is spent after `tries` failures at this Mac, and `ddm` also if the Mac 
 declaration whose cause a second one does not remove (`declared_failure`).
 
 For a job that erases, `erase_device` is before the methods that need an installer; after them if
-the policy wants the newest system on a loan unit that does not run it.
+the policy wants the newest system on a loan unit that does not run it. Each method of a restart is
+used once for one update that keeps failing.
 
 | method | possible | obstacles |
 | --- | --- | --- |
 | `ddm` | macOS 14 or later | MDM, not supervised, no bootstrap token |
-| `mdm_command` | macOS 11 to 13; upgrades 12 and 13 | as `ddm`, running update |
+| `mdm_command` | macOS 12 and 13 | as `ddm`, running update |
 | `softwareupdate` | updates to a release | no SSH at the site, no volume owner, running update |
 | `startosinstall` | target not older than the system | no release, as `softwareupdate` |
 | `erase_device` | erases, T2 or Apple silicon, macOS 12 | MDM, no bootstrap token, running update |
 | `asr` | `reimage` | no SSH at the site, running update |
 | `profiles_renew` | always | no SSH at the site, not in Apple Business Manager |
 | `install_profile` | identity about to expire | MDM |
+| `restart_update_service` | `restart` | no SSH at the site, running update |
 | `restart_device` | `restart` | MDM, running update |
 
 "MDM" is: not enrolled, MDM silent, or an enrollment that must be repaired first. Bootstrap token
 and volume owner are needed on Apple silicon and virtual Macs only. Invariant: while MDM drives an
 update, no second method is started beside it.
 
-Apple's limits are those of its schema (github.com/apple/device-management): the DDM enforcement
-declaration needs macOS 14 and supervision; ScheduleOSUpdate is used for macOS 11 to 13 only;
+The limits of the system are in `schemas.method_versions`, which the executor reads too. The others
+are those of Apple's schema (github.com/apple/device-management): a declaration needs supervision;
 EraseDevice keeps the installed system, and needs T2 or Apple silicon for that; startosinstall
 installs nothing older than the running system.
 """
@@ -48,7 +50,7 @@ import msgspec
 
 from pipeline.decide.needs.enrollment import field_of_enrollment, mdm_is_silent
 from pipeline.decide.needs.need import Need
-from pipeline.decide.needs.reinstall_history import is_unheard
+from pipeline.decide.needs.reinstall_history import failed_by_time_alone, restarts
 from pipeline.decide.situation import Situation
 from pipeline.state.device import duration_us, from_us
 from pipeline.state.hardware import HardwareClass
@@ -58,15 +60,9 @@ from schemas.decisions import Reason
 from schemas.ids import clean_text
 from schemas.jobs import Action, Method
 from schemas.macos import OSVersion
+from schemas.method_versions import exists_on
 from schemas.results import ErrorCode
 
-_DDM_FROM: Final = OSVersion(14)
-_COMMAND_FROM, _COMMAND_BELOW = OSVersion(11), OSVersion(14)
-# `ProductVersion` of ScheduleOSUpdate, which can be of another line.
-_VERSION_IN_COMMAND_FROM: Final = OSVersion(12)
-# Erase All Content and Settings keeps the installed system; before macOS 12, EraseDevice leaves a
-# Mac without one (github.com/apple/device-management, mdm/commands/device.erase.yaml).
-_EACS_FROM: Final = OSVersion(12)
 # Failures of the update itself, at the Mac. A full disk or an unreachable Mac is none.
 INSTALL_FAILURES: Final = frozenset(
     {ErrorCode.INSTALL_FAILED, ErrorCode.NOTHING_HAPPENED, ErrorCode.NO_REPORT}
@@ -149,7 +145,7 @@ def failures_by_method(s: Situation, need: Need) -> Mapping[Method, int]:
     return Counter(
         entry.method
         for entry in failures(s.job_history, need.action, need.intent)
-        if entry.error_code in INSTALL_FAILURES and not is_unheard(s, entry)
+        if entry.error_code in INSTALL_FAILURES and not failed_by_time_alone(s, entry)
     )
 
 
@@ -189,6 +185,9 @@ def declared_failure(s: Situation, need: Need) -> ErrorCode | None:
 def _in_order(s: Situation, need: Need) -> tuple[Method, ...]:
     """Return the methods that the policy allows, in the order in which they are tried."""
     allowed = _allowed(getattr(s.policy.methods, need.action))
+    if need.action is Action.RESTART:
+        used = {entry.method for entry in restarts(s, need.intent)}
+        return tuple(method for method in allowed if method not in used)
     if not need.erases:
         return allowed
     # It takes minutes, and the installer has 17 GB; but it keeps the system that runs.
@@ -210,7 +209,14 @@ def _allowed(names: tuple[str, ...]) -> tuple[Method, ...]:
 
 def _method_detail(s: Situation, method: Method) -> str:
     version = s.device.os_version
-    return f"{method} on macOS {version}" if version else str(method)
+    text = f"{method} on macOS {version}" if version else str(method)
+    if method is not Method.ERASE_DEVICE:
+        return text
+    # macOS has no ReturnToService; only Automated Device Enrollment brings the Mac back by itself.
+    back = "enrolls again through ADE"
+    if s.device.ade_enrolled is not True:
+        back = "enrolls again only through ADE, which is not known of it"
+    return f"{text}: it keeps its system (EACS) and {back}"
 
 
 def _mdm_obstacle(s: Situation, need: Need) -> Obstacle:
@@ -268,20 +274,18 @@ def _ddm(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     obstacle is possible, but blocked now. A running update is not checked here.
     """
     version = s.device.os_version
-    possible = version is not None and version >= _DDM_FROM
+    possible = version is not None and exists_on(Method.DDM, version)
     return possible, _supervised_update_obstacle(s, need)
 
 
 def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `mdm_command` is possible on this Mac (else False), and its obstacle.
 
-    For an upgrade it needs macOS 12, which takes a version instead of a product key.
     True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
     does not depend on the first value. A running update is not checked here.
     """
     version = s.device.os_version
-    first = _VERSION_IN_COMMAND_FROM if need.action is Action.UPGRADE else _COMMAND_FROM
-    possible = version is not None and first <= version < _COMMAND_BELOW
+    possible = version is not None and exists_on(Method.MDM_COMMAND, version)
     return possible, _supervised_update_obstacle(s, need)
 
 
@@ -316,7 +320,8 @@ def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """
     # EraseDevice keeps the installed system, so it cannot repair or update one.
     version, hardware = s.device.os_version, s.device.hardware
-    has_eacs = hardware in _ERASES_TO_A_SYSTEM and version is not None and version >= _EACS_FROM
+    has_system = version is not None and exists_on(Method.ERASE_DEVICE, version)
+    has_eacs = hardware in _ERASES_TO_A_SYSTEM and has_system
     obstacle = _mdm_obstacle(s, need)
     if obstacle is None and hardware is HardwareClass.APPLE_SILICON:
         token = field_of_enrollment(s, "bootstrap_token_escrowed")
@@ -360,6 +365,11 @@ def _restart_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     return need.action is Action.RESTART, _mdm_obstacle(s, need)
 
 
+def _restart_update_service(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    """Return True if the need is a restart, and the obstacle of SSH; None for none."""
+    return need.action is Action.RESTART, _ssh_obstacle(s)
+
+
 _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]]]] = {
     Method.DDM: _ddm,
     Method.MDM_COMMAND: _mdm_command,
@@ -370,6 +380,7 @@ _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]
     Method.PROFILES_RENEW: _profiles_renew,
     Method.INSTALL_PROFILE: _install_profile,
     Method.RESTART_DEVICE: _restart_device,
+    Method.RESTART_UPDATE_SERVICE: _restart_update_service,
 }
 
 
@@ -432,7 +443,7 @@ def _row(s: Situation, need: Need, method: Method, choice: Choice) -> MethodRow:
 # What each method needs; a Mac or a need without it makes the method impossible.
 _NEEDED: Final[Mapping[Method, str]] = {
     Method.DDM: "needs macOS 14",
-    Method.MDM_COMMAND: "is for macOS 11 to 13; an upgrade needs macOS 12",
+    Method.MDM_COMMAND: "is for macOS 12 and 13",
     Method.SOFTWAREUPDATE: "is for updates to a release",
     Method.STARTOSINSTALL: "installs nothing older than the system that runs",
     Method.ERASE_DEVICE: "is for erases, on macOS 12 with a T2 or Apple silicon",
@@ -440,4 +451,5 @@ _NEEDED: Final[Mapping[Method, str]] = {
     Method.PROFILES_RENEW: "",
     Method.INSTALL_PROFILE: "is for an identity that is about to expire",
     Method.RESTART_DEVICE: "is for a restart",
+    Method.RESTART_UPDATE_SERVICE: "is for a restart",
 }

@@ -39,4 +39,6 @@ def situation_of(record: DecisionRecord, policy: Policy, advisories: Advisories)
         tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
         inputs.site_open_jobs,
         identity=Identity.from_wire(inputs.identity),
+        site_macs=inputs.site_macs,
+        site_hour_jobs=inputs.site_hour_jobs,
     )

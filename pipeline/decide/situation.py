@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from pipeline.decide.confirmation import confirmed_name
 from pipeline.decide.fast.cached import cached
 from pipeline.policy.model import Policy, Site
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, to_us
-from pipeline.state.hardware import device_id_of, supports_major
+from pipeline.state.hardware import device_id_of_board, device_ids_of, supports_major
 from pipeline.state.identity import CERTAIN, Identity
 from pipeline.state.jobs import JobEntry, JobHistory, open_job
 from schemas.events.control import ApprovalGranted, HaltSet
@@ -38,7 +39,9 @@ class Situation:
 
     Immutable. `now` is aware. `job_history` is oldest first; `halts` are those set and not cleared,
     which may have passed their `until`; `site_open_jobs` counts the open jobs of the site's other
-    Macs, without re-enrollments. `contradicted` is a reported version in whose place `device` has
+    Macs, without re-enrollments; `site_hour_jobs` counts by action, sorted, the jobs that the site
+    got in the present hour of UTC, without the Mac's own open job, and `site_macs` the confirmed
+    Macs of the site. `contradicted` is a reported version in whose place `device` has
     another one (`with_confirmed_version`); None for no other. Every rule must accept any Situation.
     """
 
@@ -52,6 +55,8 @@ class Situation:
     site_open_jobs: int = 0
     contradicted: OSVersion | None = None
     identity: Identity = CERTAIN
+    site_macs: int = 0
+    site_hour_jobs: tuple[tuple[str, int], ...] = ()
 
     @cached
     def now_us(self) -> int:
@@ -72,15 +77,29 @@ class Situation:
         return None if self.site_name is None else self.policy.sites[self.site_name]
 
     @cached
+    def is_confirmed(self) -> bool:
+        """True if the MDM channel, the allow-list of its site or an operator confirms the Mac.
+
+        A serial number confirms no Mac whose identity is in conflict.
+        """
+        name = confirmed_name(self.device, self.policy, self.site_name)
+        return name is not None and (name == self.device.udid or not self.identity.conflicts)
+
+    @cached
     def device_id(self) -> str | None:
         """The SoftwareUpdateDeviceID by which releases list the Mac; None if it is not known.
 
-        Without a report, and in place of a board's id, it is the id of the model.
+        Without a report, and in place of a board's id, it is the id of the model. If a marketing
+        name has several models, it is the id of the first one, provided that every release lists
+        all of their ids or none.
         """
         reported = self.device.device_id
-        if reported is None or reported.startswith(_BOARD):
-            return device_id_of(self.device.model) or reported
-        return reported
+        if reported is not None and not reported.startswith(_BOARD):
+            return reported
+        ids = device_ids_of(self.device.model)
+        if len(ids) == 1 or (ids and self.advisories.lists_all_or_none(ids)):
+            return ids[0]
+        return reported and (device_id_of_board(reported) or reported)
 
     def runs_line(self, line: str) -> bool | None:
         """Return True if the Mac's hardware runs this line of macOS; None if that is not known.

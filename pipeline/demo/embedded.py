@@ -20,7 +20,7 @@ from pipeline.ingest.redaction import Redactor
 from pipeline.signing_keys import KeyStore
 from runtime.trusted_keys import KeyRing, Purpose
 from schemas.decisions import Decision, Reason
-from schemas.envelope import ApprovalGrantedEvent, DeviceEvent, Event
+from schemas.envelope import AdvisoryEvent, ApprovalGrantedEvent, DeviceEvent, Event
 
 # No message is lost here, so no sweep is needed. The fleet form sweeps at other times: a sweep
 # would make the decisions of the two forms differ.
@@ -96,9 +96,18 @@ class EmbeddedForm:
 
     def ingest(self, events: Sequence[OutsideEvent]) -> None:
         """Accept events as the HTTP endpoint does, and do the work that is due."""
-        received = [event for one in events for event in _received(one, self._now)]
+        received = [event for one in events for event in self.received(one)]
         self._service.accept(received, (), self._now)
         self._settle()
+
+    def received(self, event: OutsideEvent) -> Sequence[Event]:
+        """Return the events that the service accepts for an event from outside.
+
+        A release gets the time of its receipt, from which its deadlines count.
+        """
+        if isinstance(event, AdvisoryEvent):
+            return [event.model_copy(update={"receivedat": self._now})]
+        return gateway_events(event, self._now)
 
     def awaiting_approval(self) -> Sequence[Decision]:
         """Return the decision of each Mac whose last decision waits for an approval.
@@ -125,7 +134,7 @@ class EmbeddedForm:
             wake = self._service.next_wake(self._now)
 
 
-def _received(event: OutsideEvent, now: datetime) -> Sequence[Event]:
+def gateway_events(event: OutsideEvent, now: datetime) -> Sequence[Event]:
     """Return the events that the gateway makes of an event from outside.
 
     An MDM message passes NanoMDM's webhook format; any other event is returned unchanged.

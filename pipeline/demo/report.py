@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
-from html import escape
 from typing import Any, Final
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from pipeline.demo.outcome import RunOutcome
+from runtime.printable import printable_html as escape
 
 _SITE_COLOURS: Final = ("#1f6f8b", "#d1603d", "#6b8f3c", "#8a5a9e", "#b8942a", "#4a4e69")
 _ACTION_COLOURS: Final = {

@@ -1,4 +1,4 @@
-"""The control events of operators: policy, halts, approvals, resets, identities of Macs. Pure."""
+"""The control events of operators: policy, halts, approvals, resets, identities, strikes. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -18,6 +18,8 @@ from schemas.envelope import (
     IdentitySettledEvent,
     InventoryEvent,
     PolicyChangedEvent,
+    StrikeClearedEvent,
+    StrikeSetEvent,
 )
 from schemas.events.control import (
     Approval,
@@ -28,18 +30,22 @@ from schemas.events.control import (
     HaltSet,
     IdentitySettled,
     PolicyChanged,
+    StrikeCleared,
+    StrikeSet,
 )
 from schemas.events.inventory import InventoryReported
 from schemas.ids import event_id
 from schemas.jobs import Action
 
 _SOURCE: Final = "/drydock/people"
+DESTROYS: Final = "all data on the Mac"
 
 
-def policy_changed(text: str, by: str, now: datetime) -> PolicyChangedEvent:
+def policy_changed(text: str, by: str, now: datetime, why: str | None = None) -> PolicyChangedEvent:
     """Return the event that puts the policy with this text in force.
 
-    `by` is the name of the person who changes it. The text is not checked here.
+    `by` and `why` are the name and reason of the person who changes it. The text is not checked
+    here.
     """
     digest = policy_digest(text)
     return PolicyChangedEvent(
@@ -47,7 +53,7 @@ def policy_changed(text: str, by: str, now: datetime) -> PolicyChangedEvent:
         source=_SOURCE,
         subject="policy",
         time=now,
-        data=PolicyChanged(digest=digest, text=text, by=by),
+        data=PolicyChanged(digest=digest, text=text, by=by, why=why),
     )
 
 
@@ -68,14 +74,19 @@ def halt_set(
     )
 
 
-def halt_cleared(scope: HaltScope, by: str, now: datetime) -> HaltClearedEvent:
-    """Return the event that clears the halt of exactly this scope, in the name of `by`."""
+def halt_cleared(
+    scope: HaltScope, by: str, now: datetime, why: str | None = None
+) -> HaltClearedEvent:
+    """Return the event that clears the halt of exactly this scope.
+
+    `by` and `why` are the person's name and reason, for the record.
+    """
     return HaltClearedEvent(
         id=event_id("resume", scope.key, by, now.isoformat()),
         source=_SOURCE,
         subject=scope.key,
         time=now,
-        data=HaltCleared(scope=scope, by=by),
+        data=HaltCleared(scope=scope, by=by, why=why),
     )
 
 
@@ -101,6 +112,30 @@ def identity_settled(settled: IdentitySettled, now: datetime) -> IdentitySettled
     )
 
 
+def strikes_set(struck: StrikeSet, now: datetime) -> StrikeSetEvent:
+    """Return the event that strikes statements about advisories."""
+    keys = [one.scope.key for one in struck.strikes]
+    return StrikeSetEvent(
+        id=event_id("strike", *keys, struck.by, now.isoformat()),
+        source=_SOURCE,
+        subject="strikes",
+        time=now,
+        data=struck,
+    )
+
+
+def strikes_cleared(cleared: StrikeCleared, now: datetime) -> StrikeClearedEvent:
+    """Return the event that ends strikes."""
+    keys = [one.key for one in cleared.scopes]
+    return StrikeClearedEvent(
+        id=event_id("strike ended", *keys, cleared.by, now.isoformat()),
+        source=_SOURCE,
+        subject="strikes",
+        time=now,
+        data=cleared,
+    )
+
+
 def described(udid: str, stated: Mapping[str, Any], by: str, now: datetime) -> InventoryEvent:
     """Return the inventory report in which a person states these fields of a Mac.
 
@@ -116,12 +151,17 @@ def described(udid: str, stated: Mapping[str, Any], by: str, now: datetime) -> I
 
 
 def approval_granted(
-    decision: Decision, by: str, now: datetime, lasts: timedelta, key: Ed25519PrivateKey
+    decision: Decision,
+    by: str,
+    now: datetime,
+    lasts: timedelta,
+    key: Ed25519PrivateKey,
+    why: str | None = None,
 ) -> ApprovalGrantedEvent:
     """Return the event that approves this decision's erasing job, signed with `key`.
 
-    `by` is the approver's name. The approval expires `lasts` after `now`. Raises ValueError if the
-    decision does not wait for approval or its job erases nothing.
+    `by` and `why` are the approver's name and reason. The approval expires `lasts` after `now`.
+    Raises ValueError if the decision does not wait for approval or its job erases nothing.
     """
     if decision.reason is not Reason.AWAITING_APPROVAL or decision.job_id is None:
         raise ValueError(
@@ -137,6 +177,10 @@ def approval_granted(
             action=action.value,
             by=by,
             expires_at=now + lasts,
+            serial=decision.serial,
+            method=None if decision.method is None else decision.method.value,
+            destroys=DESTROYS,
+            why=why,
         ),
         key,
     )

@@ -1,6 +1,7 @@
 """Feeds that the service polls itself. Each document is accepted as if it had been posted."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipeline.feeds.poller import DocumentResult, Poller
 from pipeline.gateway.event_sink import FeedSink, NotDurableError
@@ -32,8 +33,12 @@ class ServiceSink:
             )
         except NotDurableError as error:
             return DocumentResult(FeedOutcome.UNREACHABLE, detail=f"not accepted: {error}")
+        document_at = response.get("document_at")
         return DocumentResult(
-            FeedOutcome(response["outcome"]), response["events"], response.get("refused", "")
+            FeedOutcome(response["outcome"]),
+            response["events"],
+            response.get("refused", ""),
+            None if document_at is None else datetime.fromisoformat(document_at),
         )
 
 

@@ -19,6 +19,8 @@ from schemas.jobs import Job
 from schemas.results import Outcome
 
 SETTING: Final = "journals"
+# The sites whose journal the last start could not read, as a JSON list of names.
+UNREADABLE_SETTING: Final = "unreadable_journals"
 
 
 class Cause(StrEnum):

@@ -8,7 +8,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -24,16 +24,20 @@ from runtime.sqlite import (
 )
 
 FILE: Final = "drydock.sqlite"
-VERSION: Final = 4
+VERSION: Final = 5
 START_SETTING: Final = "log_start"
+# The offsets of the topics up to which the view of `drydock query` has the records.
+OFFSETS_SETTING: Final = "query_offsets"
 Kind = Literal["event", "decision"]
+_FIRST_US: Final = to_us(datetime.min.replace(tzinfo=UTC))
+_LAST_US: Final = to_us(datetime.max.replace(tzinfo=UTC))
 _SINCE: Final = "seq >= (SELECT min(seq) FROM log WHERE at_us >= ?) AND +at_us >= ?"
 _UNTIL: Final = "seq <= (SELECT max(seq) FROM log WHERE at_us < ?) AND +at_us < ?"
 # Lists of CVEs in memory, of some 6 KB each: about one for each OS version of a catalogue.
 _MAX_LISTS: Final = 256
 # The columns of a Mac's last decision after its UDID, in the order of the fields of
 # pipeline.reconcile.last_decision.LastDecision; the last one has the codes with spaces between.
-LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool, str]
+LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, int, str]
 
 
 class StoreError(RuntimeError):
@@ -127,6 +131,8 @@ class Log:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        # A text that is not UTF-8 costs its row, not the query.
+        db.text_factory = lambda raw: raw.decode("utf-8", "replace")
         self._lists: dict[str, bytes] = {}
 
     @classmethod
@@ -207,7 +213,7 @@ class Log:
             query, values
         ):
             body = self._unpacked(stored) if kind_of == "decision" else stored
-            yield LogRow(seq, kind_of, from_us(at_us), source, name, type_of, key_of, body)
+            yield LogRow(seq, kind_of, _time(at_us), source, name, type_of, key_of, body)
 
     def last_decision(self, key: str) -> bytes | None:
         """Return the DecisionRecord of a Mac's last decision as JSON; None if it has none.
@@ -269,13 +275,17 @@ class Log:
 
     def start_seq(self) -> int:
         """Return the `seq` of the snapshot after which the log is complete; 0 for a whole log."""
-        raw = self.setting(START_SETTING)
-        return 0 if raw is None else int(raw)
+        try:
+            raw = self.setting(START_SETTING)
+            return 0 if raw is None else int(raw)
+        except ValueError:
+            # The log begins after the oldest snapshot: those before the start are deleted.
+            return min((one.seq for one in self.snapshots()), default=0)
 
     def snapshots(self) -> list[StoredSnapshot]:
         """Return the snapshots in order of `seq`, first the one at the log's start."""
         rows = self._db.execute("SELECT seq, at_us, digest FROM snapshots ORDER BY seq")
-        return [StoredSnapshot(seq, from_us(at_us), digest) for seq, at_us, digest in rows]
+        return [StoredSnapshot(seq, _time(at_us), digest) for seq, at_us, digest in rows]
 
     def snapshot(self, seq: int) -> bytes | None:
         """Return the state at this snapshot as JSON; None if there is no such snapshot.
@@ -301,7 +311,7 @@ class Log:
     def last_at(self) -> datetime | None:
         """Return the latest time of an entry; None for an empty log."""
         (at_us,) = self._db.execute("SELECT max(at_us) FROM log").fetchone()
-        return None if at_us is None else from_us(at_us)
+        return None if at_us is None else _time(at_us)
 
     def dead_letters(
         self, *, seq: int | None = None, open_only: bool = False
@@ -324,12 +334,12 @@ class Log:
         return [
             StoredDeadLetter(
                 number,
-                from_us(at_us),
+                _time(at_us),
                 code,
                 source,
                 origin,
                 body,
-                None if us is None else from_us(us),
+                None if us is None else _time(us),
             )
             for number, at_us, code, source, origin, body, us in self._db.execute(query, values)
         ]
@@ -344,6 +354,21 @@ class Log:
         )
 
     # --- the folded state ---
+
+    def rows(
+        self, table: Literal["devices", "job_histories", "settings"], name: str
+    ) -> Iterator[tuple[int, str, bytes]]:
+        """Yield (rowid, value of the column `name`, stored bytes) of a table, in order of rowid."""
+        yield from self._db.execute(
+            f"SELECT rowid, {name}, body FROM {table} ORDER BY rowid"  # noqa: S608 - constants
+        )
+
+    def last_decision_rows(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Yield the rowid and the columns of each Mac's last decision."""
+        for rowid, *values in self._db.execute(
+            "SELECT rowid, * FROM last_decisions ORDER BY rowid"
+        ):
+            yield rowid, tuple(values)
 
     def devices(self) -> Iterator[tuple[str, bytes]]:
         """Yield the key and the state (JSON) of each record, in order of their first events.
@@ -365,14 +390,24 @@ class Log:
 
     def last_decisions(self) -> Iterator[tuple[Any, ...]]:
         """Yield the last decision of each Mac: its UDID, then the fields of a LastDecisionRow."""
-        yield from self._db.execute("SELECT * FROM last_decisions ORDER BY rowid")
+        yield from (values for _, values in self.last_decision_rows())
 
     def setting(self, name: str) -> bytes | None:
         """Return the bytes of the setting with this name; None if it is not stored.
+
+        Raises ValueError if the stored bytes are damaged.
 
         The settings are the broadcast state (`advisories`, `halts`, `approvals`, `policy`,
         `resets`), the state of each feed (`feed:<source>`), and the time up to which simulated Macs
         reported.
         """
         row = self._db.execute("SELECT body FROM settings WHERE name = ?", (name,)).fetchone()
-        return None if row is None else zlib.decompress(row[0])
+        try:
+            return None if row is None else zlib.decompress(row[0])
+        except zlib.error as error:
+            raise ValueError(f"setting {name}: {error}") from error
+
+
+def _time(us: int) -> datetime:
+    """Return the time of a column; the nearest one that Python has for a damaged value."""
+    return from_us(min(max(us, _FIRST_US), _LAST_US))

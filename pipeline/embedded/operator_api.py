@@ -8,7 +8,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.embedded import description_requests, operator_requests, settlement_requests
+from pipeline.embedded import (
+    description_requests,
+    operator_requests,
+    settlement_requests,
+    strike_requests,
+)
+from pipeline.embedded.read_api import ReadApi
+from pipeline.embedded.reads import Read
 from pipeline.embedded.service_thread import ReadRequest, WriteRequest
 from pipeline.embedded.sqlite_sink import SqliteSink
 from pipeline.gateway.app import HttpApp
@@ -30,31 +37,18 @@ class OperatorApi:
         """Return the routes, for `HttpApp.starlette`."""
         route = self.app.endpoint.route
         return [
-            route("/v1/status", self.status, "GET"),
-            route("/v1/devices/{name:path}", self.device, "GET"),
+            *ReadApi(self.app.endpoint, self.app.authenticator, self._read_from_sink).routes(),
             route("/v1/journals/{site}", self.journal, "GET"),
             route("/v1/halts", self.set_halt, "POST"),
             route("/v1/halts/{scope:path}", self.clear_halt, "DELETE"),
             route("/v1/attempts/resets", self.reset_attempts, "POST"),
             route(settlement_requests.PATH, self.settle_identity, "POST"),
+            route(strike_requests.PATH, self.strike, "POST"),
+            route(strike_requests.CLEARED_PATH, self.restore, "POST"),
             route(description_requests.PATH, self.describe, "POST"),
             route("/v1/approvals", self.grant_approval, "POST"),
             route("/v1/dead-letters/{seq:int}/replay", self.replay_dead_letter, "POST"),
         ]
-
-    async def status(self, request: Request) -> Response:
-        """Respond 200 with the status of the fleet (`Status.to_json`)."""
-        return JSONResponse(await self._ask(request, operator_requests.status))
-
-    async def device(self, request: Request) -> Response:
-        """Respond 200 with the state, jobs and last decision of the Mac in the path.
-
-        Raises HttpError 404 if no Mac has this UDID, serial number or enrollment id.
-        """
-        found = await self._ask(request, operator_requests.device(request.path_params["name"]))
-        if found is None:
-            raise HttpError(404, "no Mac has this UDID, serial number or enrollment id")
-        return JSONResponse(found)
 
     async def journal(self, request: Request) -> Response:
         """Respond 200 with a copy of the journal of the site in the path, for `drydock backup`.
@@ -62,7 +56,7 @@ class OperatorApi:
         Raises HttpError 404 if the site has no journal.
         """
         site = request.path_params["site"]
-        copied = await self._ask(request, operator_requests.journal(site))
+        copied = await self._authorize_and_read(request, operator_requests.journal(site))
         if copied is None:
             raise HttpError(404, "the site has no journal")
         return JSONResponse(copied)
@@ -77,12 +71,14 @@ class OperatorApi:
     async def clear_halt(self, request: Request) -> Response:
         """Respond 200 once the halt of the scope in the path is cleared; 404 if it is not halted.
 
-        The name of the person is in the query as `by`, else `unknown`. 400 for an invalid scope.
+        The name of the person is in the query as `by`, else `unknown`, and the reason as `why`. 400
+        for an invalid scope or text.
         Other halts that cover the same jobs stay in force.
         """
         self.app.authenticator.check_admin(request.headers)
         scope, by = request.path_params["scope"], request.query_params.get("by", "unknown")
-        return await self._submit(operator_requests.resume(scope, by))
+        why = request.query_params.get("why")
+        return await self._submit(operator_requests.resume(scope, by, why))
 
     async def reset_attempts(self, request: Request) -> Response:
         """Respond 200 once the reset of failed attempts is durable.
@@ -100,6 +96,22 @@ class OperatorApi:
         """
         return await self._submit_body(request, settlement_requests.settle)
 
+    async def strike(self, request: Request) -> Response:
+        """Respond 200 once the strike of statements about advisories is durable.
+
+        The body of the request is a StrikeRequest: 400 if it is invalid, 404 if no source states
+        such a thing.
+        """
+        return await self._submit_body(request, strike_requests.strike)
+
+    async def restore(self, request: Request) -> Response:
+        """Respond 200 once the end of strikes is durable.
+
+        The body of the request is a StrikeRequest: 400 if it is invalid, 404 if nothing of that is
+        struck.
+        """
+        return await self._submit_body(request, strike_requests.restore)
+
     async def describe(self, request: Request) -> Response:
         """Respond 200 once an operator's statements about a Mac are durable.
 
@@ -112,7 +124,7 @@ class OperatorApi:
         """Respond 200 once a signed approval of one erasing job is durable.
 
         The body of the request is an ApprovalGranted event: 400 if it is not, 403 if no trusted key
-        signed it.
+        signed it, 409 if it is not for a job that waits now.
         """
         return await self._submit_body(request, operator_requests.approve)
 
@@ -136,8 +148,11 @@ class OperatorApi:
     async def _submit(self, write: WriteRequest) -> Response:
         return JSONResponse(await self.app.await_sink(self.sink.submit(write)))
 
-    async def _ask(self, request: Request, read: ReadRequest) -> Any:
+    async def _authorize_and_read(self, request: Request, read: ReadRequest) -> Any:
         self.app.authenticator.check_admin(request.headers)
+        return await self._read_from_sink(read)
+
+    async def _read_from_sink(self, read: ReadRequest | Read) -> Any:
         return await self.app.await_sink(
             self.sink.ask(read), timeout_detail="no response in time; retry"
         )

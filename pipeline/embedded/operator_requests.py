@@ -1,29 +1,31 @@
 """Requests of operators to a service, with JSON bodies and responses."""
 
 import base64
-import json
 from collections.abc import Callable, Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from pipeline.embedded import control_events
+from pipeline.embedded.mac_names import UnknownMacError, udid_of
+from pipeline.embedded.read_api import MAX_SEQ
 from pipeline.embedded.service import Service
 from pipeline.embedded.service_thread import AcceptedInput, ReadRequest, WriteRequest
-from pipeline.embedded.status import read_status
 from pipeline.embedded.write_requests import retranslate
 from pipeline.gateway.endpoint import HttpError
 from pipeline.ingest.redaction import Redactor
 from pipeline.policy.file import PolicyError
 from pipeline.trust.senders import Sender
+from schemas.decisions import Reason
 from schemas.envelope import ApprovalGrantedEvent, InvalidEvent, decode
 from schemas.events.control import AttemptsReset, HaltScope, ResetScope
 from schemas.ids import TextField
 from schemas.results import ErrorCode
 
 MAX_BYTES: Final = 256 * 1024
+_CLOCKS_DIFFER: Final = timedelta(minutes=5)
 _Request = TypeVar("_Request", bound=BaseModel)
 Person = Annotated[TextField, StringConstraints(min_length=1, max_length=128)]
 
@@ -36,7 +38,7 @@ class InvalidRequestError(HttpError):
 
 
 class HaltRequest(BaseModel):
-    """The body of a halt. `scope` is `all`, `site:<site>` or `advisory:<id>`.
+    """The body of a halt. `scope` is `all`, `site:<site>[/<action>]` or `advisory:<id>`.
 
     `by` and `why` are the person's name and reason. Without `until` the halt lasts until it is
     cleared.
@@ -76,7 +78,7 @@ def read_body(model: type[_Request], raw: bytes) -> _Request:
 
 
 def parse_scope(text: str) -> HaltScope:
-    """Return the scope of a key: `all`, `site:<site>` or `advisory:<id>`.
+    """Return the scope of a key: `all`, `site:<site>`, `site:<site>/<action>`, `advisory:<id>`.
 
     Raises InvalidRequestError (400) for any other text.
     """
@@ -85,12 +87,16 @@ def parse_scope(text: str) -> HaltScope:
         if text == "all":
             return HaltScope(everything=True)
         if kind == "site":
-            return HaltScope(site=name)
+            site, slash, action = name.partition("/")
+            return HaltScope.model_validate({"site": site} | ({"action": action} if slash else {}))
         if kind == "advisory" and name:
             return HaltScope(advisory_id=name)
     except ValidationError:
-        raise InvalidRequestError(f"{name!r} is not the name of a site") from None
-    raise InvalidRequestError(f"{text!r} is not a scope: give all, site:<site> or advisory:<id>")
+        wrong = f"{name!r} is not the name of a site, or not one with an action"
+        raise InvalidRequestError(wrong) from None
+    raise InvalidRequestError(
+        f"{text!r} is not a scope: give all, site:<site>, site:<site>/<action> or advisory:<id>"
+    )
 
 
 def _known_sites(service: Service) -> Collection[str]:
@@ -149,9 +155,10 @@ def halt(raw: bytes) -> WriteRequest:
     return prepare
 
 
-def resume(scope_key: str, by: str) -> WriteRequest:
+def resume(scope_key: str, by: str, why: str | None) -> WriteRequest:
     """Return the request that clears the halt of exactly this scope.
 
+    `by` and `why` are the person's name and reason.
     Its response has the scope's key as `resumed`. Raises InvalidRequestError for a bad scope (400);
     when prepared, if the scope is not halted (404).
     """
@@ -162,7 +169,7 @@ def resume(scope_key: str, by: str) -> WriteRequest:
             raise InvalidRequestError(
                 f"{scope.key} is not halted: `drydock status` lists the halts", 404
             )
-        event = control_events.halt_cleared(scope, by, now)
+        event = control_events.halt_cleared(scope, by, now, why)
         return AcceptedInput(events=(event,), response={"resumed": scope.key})
 
     return prepare
@@ -183,9 +190,10 @@ def reset_attempts(raw: bytes) -> WriteRequest:
             sites = () if policy is None else policy.sites
             raise InvalidRequestError(unknown_site(scope.site, sites), 404)
         if scope.device is not None:
-            udid = service.reconciler.fleet.find(scope.device)
-            if udid is None:
-                raise InvalidRequestError(f"no Mac has the name {scope.device!r}", 404)
+            try:
+                udid = udid_of(service.reconciler.fleet, scope.device)
+            except UnknownMacError as error:
+                raise InvalidRequestError(str(error), 404) from None
             scope = ResetScope(device=udid)
         event = control_events.attempts_reset(reset.model_copy(update={"scope": scope}), now)
         return AcceptedInput(events=(event,), response={"reset": scope.key})
@@ -218,7 +226,9 @@ def approve(raw: bytes) -> WriteRequest:
     """Return the request that stores the signed ApprovalGranted event in `raw`.
 
     Its response has the job's id as `approved`. Raises InvalidRequestError if `raw` is not such an
-    event (400); when prepared, if no trusted key signed it (403).
+    event (400); when prepared, if no trusted key signed it (403), or if it is not for a job that
+    waits now, with the serial number and method of its Mac and an end that the policy permits
+    (409).
     """
     try:
         event = decode(raw)
@@ -228,13 +238,38 @@ def approve(raw: bytes) -> WriteRequest:
         raise InvalidRequestError(f"{event.type} is not an approval")
     approval = event.data.approval
 
-    def prepare(service: Service, _: datetime) -> AcceptedInput:
+    def prepare(service: Service, now: datetime) -> AcceptedInput:
         wrong = service.reject_reason(event)
         if wrong is not None:
             raise InvalidRequestError(wrong, 403)
+        wrong = _approval_problem(service, event, now)
+        if wrong is not None:
+            raise InvalidRequestError(wrong, 409)
         return AcceptedInput(events=(event,), response={"approved": approval.job_id})
 
     return prepare
+
+
+def _approval_problem(service: Service, event: ApprovalGrantedEvent, now: datetime) -> str | None:
+    """Return the reason for which an approval is not for a job that waits now; None if it is."""
+    approval = event.data.approval
+    policy, fleet = service.reconciler.policy, service.reconciler.fleet
+    if policy is None or approval.udid not in fleet.macs():
+        return f"{approval.udid} is no Mac that waits for an approval"
+    if event.time > now + _CLOCKS_DIFFER:
+        return f"the approval is of {event.time.isoformat()}, which is in the future"
+    latest = now + policy.approvals.lasts_at_most
+    if not now < approval.expires_at <= latest:
+        return f"the policy permits an end until {latest.isoformat(timespec='minutes')}"
+    decision = service.decide(approval.udid, now)
+    waiting = (decision.job_id, decision.action, decision.serial, decision.method)
+    approved = (approval.job_id, approval.action, approval.serial, approval.method)
+    if decision.reason is not Reason.AWAITING_APPROVAL or waiting != approved:
+        return (
+            f"{approval.udid} does not wait for an approval of this job, action, serial number and"
+            " method"
+        )
+    return None
 
 
 def replay(seq: int, redactor: Redactor, sender_of: Callable[[str], Sender | None]) -> WriteRequest:
@@ -247,7 +282,7 @@ def replay(seq: int, redactor: Redactor, sender_of: Callable[[str], Sender | Non
     """
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
-        letters = service.store.dead_letters(seq=seq)
+        letters = service.store.dead_letters(seq=seq) if seq <= MAX_SEQ else ()
         if not letters:
             raise InvalidRequestError(
                 f"there is no dead letter {seq}: `drydock dead-letters list` has the numbers", 404
@@ -270,41 +305,16 @@ def replay(seq: int, redactor: Redactor, sender_of: Callable[[str], Sender | Non
     return prepare
 
 
-def status(service: Service, now: datetime) -> Any:
-    """Return the status of the fleet at `now` as JSON values (`Status.to_json`)."""
-    return read_status(service.store, now).to_json()
-
-
-def device(name: str) -> ReadRequest:
-    """Return the request that reads one Mac by UDID, serial number or enrollment id.
-
-    It gives a dict of JSON values with `udid`, `device`, `jobs` and `decision` (None if there is no
-    decision); None for an unknown Mac.
-    """
-
-    def read(service: Service, _: datetime) -> Any:
-        fleet = service.reconciler.fleet
-        udid = fleet.find(name)
-        if udid is None:
-            return None
-        decided = service.store.last_decision(udid)
-        return {
-            "udid": udid,
-            "device": fleet.merged_device(udid).to_wire(),
-            "jobs": [entry.to_wire() for entry in fleet.job_histories.get(udid, ())],
-            "decision": None if decided is None else json.loads(decided)["decision"],
-        }
-
-    return read
-
-
 def journal(site: str) -> ReadRequest:
     """Return the request that copies the journal of a site's executor.
 
-    It gives {"journal": the content of the file, in base64}; None without such a journal.
+    It gives {"journal": the content of the file, in base64}; None without such a journal, or if it
+    cannot be read.
     """
 
     def read(service: Service, _: datetime) -> Any:
+        if site in service.executors.unusable:
+            return None
         copied = service.executors.copy_journal(site)
         return None if copied is None else {"journal": base64.b64encode(copied).decode()}
 

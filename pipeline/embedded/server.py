@@ -15,15 +15,18 @@ from typing import Any, Final
 
 from agents.config.model import AgentConfig
 from agents.configured_sites import ConfiguredSites, finding_reporter
+from agents.installers.metrics import InstallerMetrics
 from agents.mdm.metrics import MdmMetrics
 from pipeline.config import FeedsSettings, ServerSettings
 from pipeline.embedded.configured_macs import ConfiguredMacs
 from pipeline.embedded.feeds import poll_feeds
+from pipeline.embedded.http_metrics import ServiceHttpMetrics
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.metrics_log import MetricsLog
 from pipeline.embedded.operator_api import OperatorApi
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.service_thread import MacSource, ServiceThread
+from pipeline.embedded.site_thread import SiteThreads
 from pipeline.embedded.sqlite_sink import SqliteSink
 from pipeline.feeds.metrics import FeedPollMetrics
 from pipeline.feeds.poller import make_poller
@@ -32,15 +35,17 @@ from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.event_sink import NotDurableError
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
 from pipeline.gateway.senders_file import open_logins
+from pipeline.http_connections import ConnectionLimits
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 from pipeline.server_process import serve_until_stopped, stop_on_signals
-from pipeline.signing_keys import KeyStore
+from pipeline.signing_keys import KeyStore, WatchedSigningKeys
 from runtime.free_space import SpaceReserve
 from runtime.listening import Listen, url_of
-from runtime.logs import Log
+from runtime.logs import Log, write_library_logs_as_json
 from runtime.metrics import make_registry
-from runtime.trusted_keys import KeyRing, Purpose
+from runtime.private_files import make_private
+from runtime.trusted_keys import Purpose
 from schemas import logkeys as key
 
 ADDRESS_FILE: Final = "run.json"
@@ -48,7 +53,7 @@ ADMIN_TOKEN: Final = "admin.token"
 FEED_COPIES: Final = "feeds"
 
 _ADDRESS_RETRY_S: Final = 1.0
-# Executors must not hold up senders, which wait for the same thread.
+# Executors of simulated Macs must not hold up senders, which wait for the same thread.
 _TICK_BUDGET_S: Final = 0.05
 
 Poll = Callable[[], Coroutine[Any, Any, None]]
@@ -85,33 +90,51 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     """
     logins = open_logins(plan.senders, settings, log)
     check_address(plan.listen, logins(), insecure_loopback=plan.insecure_loopback)
+    write_library_logs_as_json()
     keys = plan.data_dir / "keys"
     try:
         plan.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _protect(plan.data_dir)
         _make_signing_keys(keys)
         admin_token = read_or_make(keys / ADMIN_TOKEN, _random_token).decode("ascii").strip()
         redactor = Redactor(read_or_make(keys / REDACTION_KEY, random_key))
     except OSError as error:
         raise StoreError(f"cannot use {plan.data_dir}: {error.strerror}") from error
     metrics = Metrics(make_registry())
-    mdm_metrics = MdmMetrics(metrics.registry)
+    metrics_log = MetricsLog(metrics, log)
+    mac_metrics = MdmMetrics(metrics.registry), InstallerMetrics(metrics.registry)
+    space = SpaceReserve(plan.data_dir)
+    metrics.watch_volume(lambda: space.shortage() is not None)
+
+    def wake_service() -> None:
+        service_thread.wake()
+
+    threads = SiteThreads(
+        now=lambda: datetime.now(UTC),
+        notify=wake_service,
+        is_held=lambda: space.shortage() is not None,
+    )
+    options = _options(plan, settings, threads)
     service_thread = ServiceThread(
-        _service_opener(plan, settings, keys, MetricsLog(metrics, log), mdm_metrics, log),
+        _service_opener(plan, options, keys, metrics_log, mac_metrics, log),
         log,
         max_waiting=settings.max_waiting,
         on_ready=lambda ready: metrics.set_ready(ready=ready),
-        space=SpaceReserve(plan.data_dir),
+        space=space,
+        on_turn=metrics_log.update_if_late,
     )
     sink = SqliteSink(service_thread)
+    http_metrics = ServiceHttpMetrics(metrics)
     app = HttpApp(
         sink,
         Authenticator(logins, plan.insecure_loopback, admin_token),
         settings,
         redactor,
-        metrics,
+        http_metrics,
         log,
         lambda: datetime.now(UTC),
         feeds=sink,
+        count_request=http_metrics.count_request,
     )
     poll = _feed_poller(plan, sink, metrics, log)
     with plan.listen.bind() as listener:
@@ -140,7 +163,9 @@ async def _serve_http(
     try:
         await _log_startup(app, sink, plan, url)
         asgi = app.starlette(extra_routes=OperatorApi(app, sink).routes())
-        await serve_until_stopped([(asgi, listener)], stopped)
+        settings = app.settings
+        limits = ConnectionLimits(settings.max_connections, settings.max_connections_per_peer)
+        await serve_until_stopped([(asgi, listener)], stopped, limits)
     finally:
         background = [naming] if polling is None else [naming, polling]
         for task in background:
@@ -177,7 +202,11 @@ async def _log_startup(app: HttpApp, sink: SqliteSink, plan: ServicePlan, url: s
 
 
 def _open_macs(
-    plan: ServicePlan, mdm_metrics: MdmMetrics, log: Log, now: datetime
+    plan: ServicePlan,
+    mdm_metrics: MdmMetrics,
+    installer_metrics: InstallerMetrics,
+    log: Log,
+    now: datetime,
 ) -> MacSource | None:
     """Return the Macs to act on; None if no Mac is touched.
 
@@ -194,37 +223,48 @@ def _open_macs(
         on_finding=finding_reporter(log, mdm_metrics),
         on_query_answer=mdm_metrics.count_query_answer,
     )
+    sites.start_caches(installer_metrics, log)
     macs = ConfiguredMacs(sites, mdm_metrics.count_query, log)
     mdm_metrics.watch_waiting(macs.waiting_queries)
     return macs
 
 
-def _service_opener(
-    plan: ServicePlan,
-    settings: ServerSettings,
-    keys: Path,
-    metrics_log: MetricsLog,
-    mdm_metrics: MdmMetrics,
-    log: Log,
-) -> Callable[[datetime], tuple[Service, MacSource | None]]:
-    options = Options(
+def _options(plan: ServicePlan, settings: ServerSettings, threads: SiteThreads) -> Options:
+    """Return the options of the service: simulated Macs belong to its thread, real ones do not."""
+    return Options(
         slots=settings.slots,
         sweep_every=timedelta(hours=settings.sweep_hours),
         fast_paths=plan.fast_paths,
         tick_budget_s=_TICK_BUDGET_S,
+        threads=None if plan.open_macs is not None else threads,
         keep=None if settings.keep_days is None else timedelta(days=settings.keep_days),
+    )
+
+
+def _service_opener(
+    plan: ServicePlan,
+    options: Options,
+    keys: Path,
+    metrics_log: MetricsLog,
+    mac_metrics: tuple[MdmMetrics, InstallerMetrics],
+    log: Log,
+) -> Callable[[datetime], tuple[Service, MacSource | None]]:
+    watched = WatchedSigningKeys(
+        keys, lambda problem: log.error("keys: correct the directory", **{key.DETAIL: problem})
     )
 
     def open_service(now: datetime) -> tuple[Service, MacSource | None]:
         with ExitStack() as undo:
-            macs = _open_macs(plan, mdm_metrics, log, now)
+            macs = _open_macs(plan, *mac_metrics, log, now)
             if macs is not None:
                 undo.callback(macs.close)
+            own = watched.current()
             service = Service.open(
                 plan.data_dir,
                 now=now,
-                signer=KeyStore(keys).signer(Purpose.JOBS),
-                trust=KeyRing.load(keys),
+                signer=own.jobs,
+                trust=own.trust,
+                keys=watched.current,
                 policy_text=plan.policy_text,
                 access=(lambda _: None) if macs is None else macs.access,
                 on_commit=metrics_log.record_commit,
@@ -238,6 +278,11 @@ def _service_opener(
             undo.pop_all()
         metrics_log.record_lost_entries(service.store.lost_entries)
         metrics_log.record_doubts(service.doubts)
+        for site, error in service.executors.unusable.items():
+            log.error(
+                "journal cannot be read: its site gets no orders",
+                **{key.SITE: site, key.DETAIL: str(error)},
+            )
         metrics_log.update_fleet(service.reconciler, now)
         return service, macs
 
@@ -245,11 +290,27 @@ def _service_opener(
 
 
 def _make_signing_keys(keys: Path) -> None:
-    """Make the signing keys that are missing."""
+    """Make the key that signs jobs if it is missing.
+
+    None for approvals: who has it can permit an erase, so a person makes it, apart from the service
+    (`drydock keys make --purpose approvals`).
+    """
     store = KeyStore(keys)
-    for purpose in Purpose:
-        if store.current(purpose) is None:
-            store.make(purpose)
+    if store.current(Purpose.JOBS) is None:
+        store.make(Purpose.JOBS)
+
+
+def _protect(data_dir: Path) -> None:
+    """Take the rights of others from a data directory that exists. Raises OSError.
+
+    An earlier version, or a copy, may have left files with reports of Macs open to all users. Keys
+    and tokens are not corrected: one that was open is refused, because others may have read it.
+    """
+    make_private(data_dir)
+    for path in data_dir.rglob("*"):
+        is_key = data_dir / "keys" in path.parents
+        if path.is_file() and not path.is_symlink() and not is_key:
+            make_private(path)
 
 
 def _random_token() -> bytes:

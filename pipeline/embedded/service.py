@@ -15,6 +15,7 @@ when the process died are handed over at the next start; the executor's journal 
 | `tick`: an executor has results | fold them, then mark them as published in its journal |
 """
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,20 +31,31 @@ from pipeline.decide.decision import decide
 from pipeline.embedded import control_events
 from pipeline.embedded.answer_feed import LOG_FEED, catch_up
 from pipeline.embedded.executors import Executors
+from pipeline.embedded.halt_requests import left_halts
 from pipeline.embedded.journal_check import SETTING as DOUBTS_SETTING
-from pipeline.embedded.journal_check import Cause, Doubt, decode_doubts, encode_doubts, find_doubts
+from pipeline.embedded.journal_check import (
+    UNREADABLE_SETTING,
+    Cause,
+    Doubt,
+    decode_doubts,
+    encode_doubts,
+    find_doubts,
+)
 from pipeline.embedded.log import FILE, StoreError, refusing_damage
-from pipeline.embedded.retention import Retention
+from pipeline.embedded.log_retention import Retention
+from pipeline.embedded.site_thread import SiteThreads
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
+from pipeline.embedded.unsent_jobs import load_issued_job
 from pipeline.embedded.writer import Accepted, Writer
-from pipeline.policy.file import PolicyError, policy_digest, read_policy
-from pipeline.reconcile.changes import SOURCE
+from pipeline.policy.file import policy_digest, read_policy
 from pipeline.reconcile.query_queue import QueryQueue
 from pipeline.reconcile.reconciler import Reconciler
+from pipeline.signing_keys import SigningKeys
 from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter
+from schemas.decisions import Decision
 from schemas.envelope import (
     Event,
     HaltClearedEvent,
@@ -51,10 +63,8 @@ from schemas.envelope import (
     JobIssuedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
-    decode,
 )
 from schemas.events.control import HaltScope
-from schemas.ids import event_id
 from schemas.jobs import JobIssued, JobSuperseded
 from schemas.queries import MacQuery
 from schemas.results import Outcome
@@ -73,7 +83,7 @@ class Options:
     interval `sweep_every`. `on_durable_write` is called with `<write name>:before` and
     `<write name>:after` around each commit of the store and of the journals. Without `fast_paths`
     the plain functions run: slower, with the same results. Entries of the log that are older than
-    `keep` are deleted; None keeps all. `tick_budget_s` is as for Executors.
+    `keep` are deleted; None keeps all. `tick_budget_s` and `threads` are as for Executors.
     """
 
     slots: int = 50
@@ -82,6 +92,21 @@ class Options:
     fast_paths: bool = True
     keep: timedelta | None = None
     tick_budget_s: float | None = None
+    threads: SiteThreads | None = None
+
+
+def _open_executors(
+    data_dir: Path, trust: KeyRing, access: Callable[[str], SiteAccess | None], options: Options
+) -> Executors:
+    return Executors(
+        data_dir / "journals",
+        trust,
+        access,
+        slots=options.slots,
+        tick_budget_s=options.tick_budget_s,
+        threads=options.threads,
+        on_durable_write=options.on_durable_write,
+    )
 
 
 # In one call of `tick`.
@@ -116,6 +141,9 @@ class Service:
         self._halts_changed = True
         self._halts_until: datetime | None = None
         self.doubts: Sequence[Doubt] = ()
+        self.data_dir = Path()
+        self._watched: Callable[[], SigningKeys] | None = None
+        self._keys: SigningKeys | None = None
         self.executors: Executors
         self._retention: Retention | None = None
         self._answers: AnswerFeed | None = None
@@ -123,13 +151,14 @@ class Service:
         self._ask: Callable[[MacQuery], None]
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 - what a service is made of
         cls,
         data_dir: Path,
         *,
         now: datetime,
         signer: Ed25519PrivateKey,
         trust: KeyRing,
+        keys: Callable[[], SigningKeys] | None = None,
         policy_text: str | None = None,
         access: Callable[[str], SiteAccess | None] = lambda _: None,
         on_commit: Callable[[Committed, Reconciler], None] | None = None,
@@ -137,13 +166,15 @@ class Service:
     ) -> Self:
         """Return the service of this data directory, which is made if it is missing.
 
+        `keys` returns the keys to use from then on, the same object until they change.
         `policy_text` is put in force unless it is already. `access` returns the access to the Macs
         of a site. If it is None, the site is in dry run: jobs are decided, signed, recorded and
         withheld, and no Mac is touched. `on_commit` is called after each commit. Raises PolicyError
-        for an invalid `policy_text`, JournalError if the journal of a site cannot be used, and
-        StoreError if the data directory cannot be used, its stored policy is invalid here, an open
-        job is missing from its log, or `policy_text` is not in force after the write because the
-        stored policy has a later time.
+        for an invalid `policy_text`, JournalError if the journal of a site is in use or the disk
+        fails, and StoreError if the data directory cannot be used, or `policy_text` is not in force
+        after the write because the stored policy has a later time. Rows that cannot be read, and a
+        stored policy that is invalid here, become dead letters (`stored_state`); a site whose
+        journal is damaged gets no orders (`Executors.unusable`).
         """
         chosen = options or Options()
         if policy_text is not None:
@@ -161,31 +192,29 @@ class Service:
                 )
                 if chosen.keep is not None:
                     service._retention = Retention(store, chosen.keep)
-                service._check_stored_policy()
-            service.executors = Executors(
-                data_dir / "journals",
-                trust,
-                access,
-                slots=chosen.slots,
-                tick_budget_s=chosen.tick_budget_s,
-                on_durable_write=chosen.on_durable_write,
-            )
+            service.executors = _open_executors(data_dir, trust, access, chosen)
         except BaseException:
             store.close()
             raise
+        service._watched, service.data_dir = keys, data_dir
         try:
-            service.doubts = service._check_journals(now)
-            service._recover_unsent_jobs()
-            if policy_text is not None:
-                service.set_policy(policy_text, now, "start")
-            service.reconciler.queue.start_sweep(now)
+            service._begin(now, policy_text)
         except BaseException:
             service.close()
             raise
         return service
 
+    def _begin(self, now: datetime, policy_text: str | None) -> None:
+        """Complete the opened state, and put the policy in force, before the first `tick`."""
+        self.doubts = self._check_journals(now)
+        self._recover_unsent_jobs(now)
+        self.accept_left_halts(now)
+        if policy_text is not None:
+            self.set_policy(policy_text, now, "start")
+        self.reconciler.queue.start_sweep(now)
+
     def close(self) -> None:
-        """Close the journals and the store."""
+        """End the threads of live sites; close the journals and the store."""
         self.executors.close()
         self.store.close()
 
@@ -214,6 +243,15 @@ class Service:
         of dead letters to mark as replayed.
         """
         return self._writer.accept(events, dead_letters, now, settings=settings, replayed=replayed)
+
+    def accept_left_halts(self, now: datetime) -> None:
+        """Make the halts durable that operators left in the data directory.
+
+        Raises StoreError if a write fails, OSError if a file cannot be read or deleted.
+        """
+        for path, event in left_halts(self.data_dir):
+            self.accept((event,), (), now)
+            path.unlink()
 
     def set_policy(self, text: str, now: datetime, by: str) -> bool:
         """Put a policy in force and return True; return False if it is in force already.
@@ -245,10 +283,13 @@ class Service:
         of the Mac waits for approval, AssertionError without a policy, StoreError if the write
         fails.
         """
-        decision = decide(self.reconciler.situation(udid, now), fast_paths=self._fast_paths)
-        event = control_events.approval_granted(decision, by, now, lasts, key)
+        event = control_events.approval_granted(self.decide(udid, now), by, now, lasts, key)
         self.accept((event,), (), now)
         return event.data.approval.job_id
+
+    def decide(self, udid: str, now: datetime) -> Decision:
+        """Return the decision for a Mac at `now`; there must be a policy."""
+        return decide(self.reconciler.situation(udid, now), fast_paths=self._fast_paths)
 
     def feed_answers(self, feed: AnswerFeed, now: datetime) -> None:
         """Give the feed every event of the log: now those that it lacks, later each new one.
@@ -283,6 +324,22 @@ class Service:
             udids = {fleet.canonical_udid(subject) or subject for subject in subjects}
         for udid in sorted(udids):
             queries.update(udid, committed.at)
+
+    def refresh_keys(self) -> None:
+        """Use changed keys: to sign new jobs, and to verify approvals and jobs that have not begun.
+
+        Call it before each use of the service.
+        """
+        keys = None if self._watched is None else self._watched()
+        if keys is not None and keys is not self._keys:
+            self._keys = keys
+            self._writer.set_keys(keys.jobs, keys.trust)
+            self.executors.set_keys(keys.trust)
+
+    @property
+    def watches_keys(self) -> bool:
+        """True if `refresh_keys` can find changed keys."""
+        return self._watched is not None
 
     def reject_reason(self, event: Event) -> str | None:
         """Return the reason for which admission would reject this event; None if it admits it."""
@@ -334,8 +391,9 @@ class Service:
         for event in committed.events:
             if isinstance(event, JobIssuedEvent | JobSupersededEvent):
                 self._unsent_jobs.append(event.data)
-            elif isinstance(event, HaltSetEvent | HaltClearedEvent):
-                self._halts_changed = True
+        if any(isinstance(one, HaltSetEvent | HaltClearedEvent) for one in committed.events):
+            # Before the sender of the halt gets its response.
+            self._set_halts(committed.at)
         if self._answers is not None:
             positions = {LOG_FEED: self.store.last_seq()}
             self.executors.wake(
@@ -353,10 +411,11 @@ class Service:
 
         Approvals for Macs of their sites are withdrawn: they may have been used.
         """
-        earlier = decode_doubts(self.store.setting(DOUBTS_SETTING))
+        is_lost = self._writer.journals_are_doubtful
+        earlier = [] if is_lost else decode_doubts(self.store.setting(DOUBTS_SETTING))
         histories = self.reconciler.fleet.job_histories
         # A database that lost its last entries is older than the Macs too.
-        copied = self.store.lost_entries > 0 or self.store.is_copy()
+        copied = is_lost or self.store.lost_entries > 0 or self.store.is_copy()
         known = self.executors.known_jobs()
         if copied:
             sites = {entry.site for history in histories.values() for entry in history} | {*known}
@@ -371,6 +430,9 @@ class Service:
             settings = {DOUBTS_SETTING: encode_doubts(kept.values()), **self.store.identity()}
             withdrawals = self._withdrawals(found, now, copied=copied is True)
             self.accept(withdrawals, (), now, settings=settings)
+        unreadable = json.dumps(sorted(self.executors.unusable)).encode()
+        if unreadable != (self.store.setting(UNREADABLE_SETTING) or b"[]"):
+            self.accept((), (), now, settings={UNREADABLE_SETTING: unreadable})
         return found
 
     def _withdrawals(self, doubts: Sequence[Doubt], now: datetime, *, copied: bool) -> list[Event]:
@@ -391,10 +453,10 @@ class Service:
             if copied or self.reconciler.situation(udid, now).site_name in sites
         ]
 
-    def _recover_unsent_jobs(self) -> None:
+    def _recover_unsent_jobs(self, now: datetime) -> None:
         """Queue the durable jobs and withdrawals that the executors may not have.
 
-        Raises StoreError if the log lacks an open job, JournalError if a journal cannot be opened.
+        Unreadable rows, and open jobs that the log lacks, become dead letters.
         """
         histories = self.reconciler.fleet.job_histories
         for job in self.executors.live():
@@ -403,21 +465,16 @@ class Service:
                     self._unsent_jobs.append(
                         JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
                     )
-        for history in histories.values():
+        lost: list[DeadLetter] = []
+        for udid, history in histories.items():
             for entry in history:
                 if entry.is_open and not self.executors.knows(entry.site, entry.job_id):
-                    self._unsent_jobs.append(self._load_issued_job(entry.job_id))
-
-    def _load_issued_job(self, job_id: str) -> JobIssued:
-        """Return the signed job from the log. Raises StoreError if the log does not have it."""
-        body = self.store.event_body(SOURCE, event_id("issued", job_id))
-        event = None if body is None else decode(body)
-        if not isinstance(event, JobIssuedEvent):
-            raise StoreError(
-                f"open job {job_id} is not in the log: the data directory is damaged; restore a"
-                " backup"
-            )
-        return event.data
+                    found = load_issued_job(self.store, entry, udid, now)
+                    if isinstance(found, DeadLetter):
+                        lost.append(found)
+                    else:
+                        self._unsent_jobs.append(found)
+        self._writer.quarantine(now, lost)
 
     def _send_jobs(self, now: datetime) -> None:
         """Give the executors changed halts, then queued jobs and withdrawals in their order.
@@ -427,11 +484,7 @@ class Service:
         if self._halts_until is not None and self._halts_until <= now:
             self._halts_changed = True
         if self._halts_changed:
-            halts = self.reconciler.fleet.halts()
-            until = [halt.until for halt in halts if halt.until is not None and halt.until > now]
-            self._halts_until = min(until, default=None)
-            self.executors.set_halts(self.halted_scopes(now))
-            self._halts_changed = False
+            self._set_halts(now)
         for _ in range(min(len(self._unsent_jobs), _SENT_AT_ONCE)):
             item = self._unsent_jobs[0]
             if isinstance(item, JobSuperseded):
@@ -440,24 +493,13 @@ class Service:
                 self.executors.submit(item, now)
             self._unsent_jobs.popleft()
 
+    def _set_halts(self, now: datetime) -> None:
+        halts = self.reconciler.fleet.halts()
+        until = [halt.until for halt in halts if halt.until is not None and halt.until > now]
+        self._halts_until = min(until, default=None)
+        self.executors.set_halts(self.halted_scopes(now))
+        self._halts_changed = False
+
     def halted_scopes(self, now: datetime) -> list[HaltScope]:
         """Return the scopes in which no job may start at `now`."""
-        return [
-            halt.scope
-            for halt in self.reconciler.fleet.halts()
-            if halt.until is None or now < halt.until
-        ]
-
-    def _check_stored_policy(self) -> None:
-        """Raise StoreError if the data directory has a policy that this version refuses.
-
-        So the error appears when the service opens, not at the first event. Without a policy it
-        passes.
-        """
-        try:
-            _ = self.reconciler.policy
-        except PolicyError as error:
-            raise StoreError(
-                f"this version refuses the policy kept in the data directory: {error}; with the"
-                " version that stored it, put in force a policy that is valid here"
-            ) from error
+        return [halt.scope for halt in self.reconciler.fleet.halts_in_force(now)]

@@ -37,6 +37,7 @@ from schemas.envelope import Event
 _MAX_BATCH: Final = 100
 _MAX_SLEEP_S: Final = 60.0
 # While the volume is full it is read so often.
+_KEYS_S: Final = 2.0
 _HELD_S: Final = 1.0
 _STARTING: Final = "the service is starting or stopping: try again"
 
@@ -118,11 +119,13 @@ class ServiceThread:
         max_waiting: int,
         on_ready: Callable[[bool], None],
         space: SpaceReserve,
+        on_turn: Callable[[Service, datetime], None] = lambda *_: None,
     ) -> None:
         self._open = open_service
         self._log = log
         self._queue: queue.Queue[_QueuedRequest | None] = queue.Queue(max_waiting)
         self._on_ready = on_ready
+        self._on_turn = on_turn
         self._space = space
         self._closed_reason: str | None = _STARTING
         self._stopping = threading.Event()
@@ -162,7 +165,7 @@ class ServiceThread:
         UnavailableError.
         """
         self._stopping.set()
-        self._wake()
+        self.wake()
         self._thread.join()
 
     def submit(self, request: WriteRequest) -> "Future[Any]":
@@ -193,7 +196,8 @@ class ServiceThread:
             raise QueueFullError from None
         return waiting.future
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let the thread look for due work now. Any thread may call it; it returns at once."""
         with suppress(queue.Full):  # a full queue wakes the thread too
             self._queue.put_nowait(None)
 
@@ -262,11 +266,14 @@ class ServiceThread:
         held: str | None = None
         while True:
             batch = self._next_batch(service, macs, is_held=held is not None)
+            service.refresh_keys()
             now = _now()
             shortage = self._space.shortage()
             if shortage != held and (shortage is None or held is None):
                 self._log_hold(shortage)
             held = shortage
+            if held is None:
+                service.accept_left_halts(now)
             if held is not None:
                 batch = _refuse_writes(batch, NoRoomError(held))
             elif macs is not None:
@@ -277,6 +284,7 @@ class ServiceThread:
             wake = service.next_wake(now)
             if held is None and wake is not None and wake <= now:
                 service.tick(now)
+            self._on_turn(service, now)
             if self._stopping.is_set() and self._queue.empty():
                 return
 
@@ -293,13 +301,15 @@ class ServiceThread:
     ) -> list[_QueuedRequest]:
         """Return the waiting requests, at most 100, in order.
 
-        Waits for a request until the service or a Mac has work, at most 60 s, and 1 s while the
-        volume is full; the list may be empty.
+        Waits for a request until the service or a Mac has work, at most 60 s, 2 s if keys can
+        change, and 1 s while the volume is full; the list may be empty.
         """
         now = _now()
         wakes = [service.next_wake(now), None if macs is None else macs.next_event_at()]
         first = min((wake for wake in wakes if wake is not None), default=None)
         seconds = _MAX_SLEEP_S if first is None else (first - now).total_seconds()
+        if service.watches_keys:
+            seconds = min(seconds, _KEYS_S)
         if is_held:
             seconds = _HELD_S
         batch: list[_QueuedRequest] = []

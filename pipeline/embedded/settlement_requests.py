@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from pipeline.embedded import control_events
+from pipeline.embedded.mac_names import hint_for_writing
 from pipeline.embedded.operator_requests import InvalidRequestError, Person, read_body
 from pipeline.embedded.service import Service
 from pipeline.embedded.service_thread import AcceptedInput, WriteRequest
@@ -87,15 +88,16 @@ def key_of(fleet: Fleet, name: str) -> str:
     """
     if name in fleet.devices:  # of a replaced Mac too, or one with a disputed enrollment id
         return name
-    holders = fleet.holders(name)
-    if len(holders) > 1:
-        raise InvalidRequestError(ambiguous(name, holders), 409)
+    udids = fleet.udids_with_serial(name)
+    if len(udids) > 1:
+        raise InvalidRequestError(ambiguous(name, udids), 409)
     key = fleet.find(name)
     if key is None:
-        raise InvalidRequestError(f"no Mac has the name {name!r}", 404)
+        hint = hint_for_writing(fleet, name)
+        raise InvalidRequestError(f"no Mac has the name {name!r}{hint}", 404)
     return key.removeprefix(SERIAL_SUBJECT_PREFIX)
 
 
-def ambiguous(name: str, holders: tuple[str, ...]) -> str:
+def ambiguous(name: str, udids: tuple[str, ...]) -> str:
     """Return the error for a serial number that several Macs have."""
-    return f"{len(holders)} Macs have the serial number {name}: give a UDID, {' or '.join(holders)}"
+    return f"{len(udids)} Macs have the serial number {name}: give a UDID, {' or '.join(udids)}"

@@ -2,17 +2,25 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from pipeline.embedded.journal_check import SETTING, count_doubtful, decode_doubts
+from pipeline.embedded.journal_check import (
+    SETTING,
+    UNREADABLE_SETTING,
+    count_doubtful,
+    decode_doubts,
+)
 from pipeline.embedded.log import Log
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import to_us
+from pipeline.state.device import from_us, to_us
 from pipeline.state.feed_comparison import FeedFinding, compare_feeds
 from pipeline.state.jobs import JobEntry, rehearsals
 from schemas.dead_letters import DeadLetterCode
+from schemas.events.control import DRYDOCK_ITSELF
+from schemas.findings import FeedFindingCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +31,15 @@ class Status:
     reason. The site is empty for Macs without one. `overdue` are the exposed Macs past their
     deadline, by site. `dead_letters` are by code, without replayed ones. `halts` are the scope keys
     of the halts in force. `doubtful_jobs` are the open jobs, by site, that were issued before their
-    site's journal was found to lack orders. `dry_run` counts, by site and action, the Macs whose
-    job would have been sent if the site were not in dry run. `findings` counts, by site and code,
+    site's journal was found to lack orders, `unreadable_journals` the sites whose journal the last
+    start could not read. `dry_run` counts, by site and action, the Macs whose job would have been
+    sent if the site were not in dry run. `findings` counts, by site and code,
     the Macs with a finding. `feed_findings` are the disagreements of the feeds. `policy` is the
-    digest of the policy in force, None without one; `last_at` is the latest time of a log entry,
+    digest of the policy in force, None without one. `halt_details` are scope, author (`by`), reason
+    (`why`), begin (`since`) and end (`until`) of each of `halts`, `policy_details` digest, author,
+    reason and begin of the policy. `strikes` are the struck statements about advisories: scope,
+    author, reason, begin, and `has_effect`, `no` if the source states something else now. `last_at`
+    is the latest time of a log entry,
     None for an empty log.
     """
 
@@ -38,10 +51,14 @@ class Status:
     dead_letters: dict[str, int]
     halts: list[str]
     doubtful_jobs: dict[str, int]
+    unreadable_journals: list[str]
     dry_run: dict[str, dict[str, int]]
     findings: dict[str, dict[str, int]]
     feed_findings: list[FeedFinding]
     policy: str | None
+    halt_details: list[dict[str, str | None]]
+    policy_details: dict[str, str | None] | None
+    strikes: list[dict[str, str | None]]
     last_at: datetime | None
 
     @property
@@ -50,6 +67,11 @@ class Status:
         found = []
         if self.policy is None:
             found.append("no policy is in force: nothing is decided")
+        found += [
+            f"Drydock halted {halt['scope']} itself: {halt['why']}"
+            for halt in self.halt_details
+            if halt["by"] == DRYDOCK_ITSELF
+        ]
         late = sum(self.overdue.values())
         if late:
             found.append(f"exposed Macs past their deadline: {late}")
@@ -58,6 +80,12 @@ class Status:
             found.append(
                 f"open jobs from before a journal was lost or a backup restored: {doubtful};"
                 " each is checked on its Mac, an erasing one needs a new approval"
+            )
+        if self.unreadable_journals:
+            sites = ", ".join(self.unreadable_journals)
+            found.append(
+                f"sites without orders, because their journal cannot be read: {sites};"
+                " restore the journal (docs/embedded.md, Problems)"
             )
         bugs = self.dead_letters.get(DeadLetterCode.BUG.value, 0)
         if bugs:
@@ -71,6 +99,21 @@ class Status:
         wire["feed_findings"] = [one._asdict() for one in self.feed_findings]
         wire["problems"] = self.problems
         return wire
+
+    @classmethod
+    def from_json(cls, wire: Mapping[str, Any]) -> Self:
+        """Return the status of `to_json`; other keys are ignored.
+
+        Raises KeyError, TypeError or ValueError for other values.
+        """
+        known = {one.name: wire[one.name] for one in fields(cls)}
+        last_at = known["last_at"]
+        known["last_at"] = None if last_at is None else datetime.fromisoformat(last_at)
+        known["feed_findings"] = [
+            FeedFinding(**{**one, "code": FeedFindingCode(one["code"])})
+            for one in known["feed_findings"]
+        ]
+        return cls(**known)
 
 
 def read_status(log: Log, now: datetime) -> Status:
@@ -100,7 +143,9 @@ def read_status(log: Log, now: datetime) -> Status:
         for entry in history:
             if entry.is_open:
                 open_jobs[entry.site, entry.action.value] += 1
-    policy = json.loads(log.setting("policy") or b"null")
+    policy = _policy(log)
+    halts = _halts(log, now)
+    advisories = _advisories(log)
     return Status(
         devices=log.count_devices(),
         exposed=_nested(exposed),
@@ -108,12 +153,16 @@ def read_status(log: Log, now: datetime) -> Status:
         open_jobs=_nested(open_jobs),
         decisions=_nested(decisions),
         dead_letters=log.dead_letter_counts(),
-        halts=_halts(log, now),
+        halts=[str(one["scope"]) for one in halts],
         doubtful_jobs={site: count for site, count in sorted(doubtful.items()) if count},
+        unreadable_journals=json.loads(log.setting(UNREADABLE_SETTING) or b"[]"),
         dry_run=_nested(dry_run),
         findings=_nested(findings),
-        feed_findings=list(compare_feeds(_advisories(log), now)),
-        policy=None if policy is None else policy[1]["digest"],
+        feed_findings=list(compare_feeds(advisories, now)),
+        policy=None if policy is None else policy["digest"],
+        halt_details=halts,
+        policy_details=policy,
+        strikes=[*_strikes(advisories)],
         last_at=log.last_at(),
     )
 
@@ -122,15 +171,42 @@ def _advisories(log: Log) -> Advisories:
     return Advisories.from_wire(json.loads(log.setting("advisories") or b"{}"))
 
 
-def _halts(log: Log, now: datetime) -> list[str]:
-    """Return the scope keys of the halts in force at `now`, sorted."""
+def _strikes(advisories: Advisories) -> Iterator[dict[str, str | None]]:
+    """Yield the struck statements, sorted by scope, as `Status.strikes`."""
+    for act, has_effect in advisories.strikes():
+        yield {
+            "scope": act.scope.key,
+            "by": act.by,
+            "why": act.why,
+            "since": from_us(act.us).isoformat(),
+            "has_effect": "yes" if has_effect else "no",
+        }
+
+
+def _halts(log: Log, now: datetime) -> list[dict[str, str | None]]:
+    """Return the halts in force at `now`, sorted by scope, as `Status.halt_details`."""
     halts = json.loads(log.setting("halts") or b"{}")
     in_force = []
-    for scope, (_, halt) in sorted(halts.items()):
+    for scope, (since_us, halt) in sorted(halts.items()):
         until = None if halt is None else halt.get("until")
         if halt is not None and (until is None or datetime.fromisoformat(until) > now):
-            in_force.append(scope)
+            details = {"scope": scope, "by": halt["by"], "why": halt.get("why") or None}
+            in_force.append(details | {"since": from_us(since_us).isoformat(), "until": until})
     return in_force
+
+
+def _policy(log: Log) -> dict[str, str | None] | None:
+    """Return the policy in force as `Status.policy_details`; None without one."""
+    stored = json.loads(log.setting("policy") or b"null")
+    if stored is None:
+        return None
+    since_us, policy = stored
+    return {
+        "digest": policy["digest"],
+        "by": policy.get("by"),
+        "why": policy.get("why"),
+        "since": from_us(since_us).isoformat(),
+    }
 
 
 def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pipeline.embedded.log import (
     FILE,
@@ -83,7 +83,7 @@ CREATE TABLE last_decisions (
     severity TEXT,
     deadline_us INTEGER NOT NULL,
     recheck_on_telemetry INTEGER NOT NULL,
-    waits_for_capacity INTEGER NOT NULL,
+    waits_for INTEGER NOT NULL,
     findings TEXT NOT NULL
 ) STRICT;
 CREATE TABLE settings (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
@@ -105,7 +105,7 @@ ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, verdict = excluded
     reason = excluded.reason, recheck_us = excluded.recheck_us, site = excluded.site,
     severity = excluded.severity, deadline_us = excluded.deadline_us,
     recheck_on_telemetry = excluded.recheck_on_telemetry,
-    waits_for_capacity = excluded.waits_for_capacity, findings = excluded.findings
+    waits_for = excluded.waits_for, findings = excluded.findings
 """
 # Without a change of the key nothing is written: a Mac repeats its names in each report.
 _PUT_NAME: Final = """
@@ -231,7 +231,10 @@ class Store(Log):
 
         A copy is older than the Macs. A file that is moved within its disk is no copy.
         """
-        stored = self.setting(IDENTITY_SETTING)
+        try:
+            stored = self.setting(IDENTITY_SETTING)
+        except ValueError:
+            return True  # the safe side: the journals are distrusted
         return None if stored is None else stored != self.identity()[IDENTITY_SETTING]
 
     def check_writable(self) -> None:
@@ -346,6 +349,14 @@ class Store(Log):
             "INSERT INTO dead_letters (at_us, code, source, origin, body) VALUES (?, ?, ?, ?, ?)",
             (to_us(now), code, source, origin, body),
         )
+
+    def delete_row(
+        self,
+        table: Literal["devices", "job_histories", "settings", "last_decisions"],
+        rowid: int,
+    ) -> None:
+        """Delete a row of the state that cannot be read."""
+        self._db.execute(f"DELETE FROM {table} WHERE rowid = ?", (rowid,))  # noqa: S608 - constants
 
     def mark_replayed(self, seq: int, now: datetime) -> None:
         """Record that the dead letter with the number `seq` was replayed at `now`.

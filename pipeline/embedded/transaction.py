@@ -1,7 +1,6 @@
 """`Changes` and the state as rows: `save_changes` and `load_state`."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -9,21 +8,21 @@ from typing import Any, Final
 from pipeline.embedded.log import LastDecisionRow, Log
 from pipeline.embedded.names import event_names, record_names
 from pipeline.embedded.store import Store
-from pipeline.reconcile.changes import Changes, Rejection
+from pipeline.embedded.stored_state import StoredState, read_state
+from pipeline.reconcile.changes import SOURCE, Changes, Rejection
 from pipeline.reconcile.deciding import Sign
-from pipeline.reconcile.last_decision import LastDecision, shared_codes
+from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.reconciler import Reconciler
-from pipeline.state.device import Device
+from pipeline.state.advisories import Advisories
 from pipeline.state.fleet import Fleet
-from pipeline.state.jobs import JobEntry
 from runtime.trusted_keys import KeyRing
-from schemas.dead_letters import DeadLetter, DeadLetterCode
-from schemas.decisions import DecisionRecord, Reason, Severity, Verdict
+from schemas.dead_letters import DeadLetter, DeadLetterCode, Problem, make_dead_letter
+from schemas.decisions import DecisionRecord
 from schemas.envelope import Event
+from schemas.ids import clean_text, logged_source
 from schemas.routing import event_key
 
 _NO_KEYS: Final = KeyRing()
-_SETTINGS: Final = ("advisories", "halts", "approvals", "policy", "resets", "identities")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +52,7 @@ def save_changes(
     new: list[Event] = []
 
     def append(event: Event, body: bytes) -> bool:
-        is_new = store.append_event(
-            now,
-            source=logged_source(event),
-            identity=event.id,
-            kind=event.type,
-            key=event_key(event),
-            body=body,
-            names=event_names(event),
-        )
+        is_new = log_event(store, event, body, now)
         if is_new:
             new.append(event)
         return is_new
@@ -77,20 +68,27 @@ def save_changes(
             if not is_known:
                 detail = f"{value.type} {value.id} is in the log with other content"
                 changes.rejections.append(Rejection(body, DeadLetterCode.BUG, detail, "", value))
-    _save_state(store, reconciler, changes)
+    save_state(store, reconciler, changes)
     return new
 
 
-def logged_source(event: Event) -> str:
-    """Return the source under which the log knows an event.
+def log_event(store: Store, event: Event, body: bytes, now: datetime) -> bool:
+    """Log an event and return True; return False if the log has its source and id already.
 
-    With its sender: otherwise one sender could use the id of another one's next event, which would
-    then count as a repeat and change nothing.
+    `body` are its encoded bytes. Call only inside a transaction of the store.
     """
-    return event.source if event.sender is None else f"{event.sender} {event.source}"
+    return store.append_event(
+        now,
+        source=logged_source(event.sender, event.source),
+        identity=event.id,
+        kind=event.type,
+        key=event_key(event),
+        body=body,
+        names=event_names(event),
+    )
 
 
-def _save_state(store: Store, reconciler: Reconciler, changes: Changes) -> None:
+def save_state(store: Store, reconciler: Reconciler, changes: Changes) -> None:
     """Write the rows that changed: devices, job histories, last decisions, settings."""
     fleet, last_decisions = reconciler.fleet, reconciler.last_decisions
     store.put_devices(
@@ -123,12 +121,23 @@ def _save_blobs(store: Store, fleet: Fleet, record: DecisionRecord) -> None:
     All decisions of one `Changes` are made by the fleet's present catalogue and policy.
     """
     inputs, policy = record.inputs, fleet.policy
-    if not store.has_blob(inputs.catalog_digest):
-        text = json.dumps(fleet.advisories.to_wire(), sort_keys=True, separators=(",", ":"))
-        store.put_blob(inputs.catalog_digest, "catalogue", text.encode())
+    save_catalogue(store, inputs.catalog_digest, fleet.advisories)
     digest = inputs.policy_digest
-    if digest is not None and policy is not None and not store.has_blob(digest):
-        store.put_blob(digest, "policy", policy.text.encode())
+    if digest is not None and policy is not None:
+        save_policy(store, digest, policy.text)
+
+
+def save_catalogue(store: Store, digest: str, advisories: Advisories) -> None:
+    """Write a catalogue under its digest, unless it is stored."""
+    if not store.has_blob(digest):
+        text = json.dumps(advisories.to_wire(), sort_keys=True, separators=(",", ":"))
+        store.put_blob(digest, "catalogue", text.encode())
+
+
+def save_policy(store: Store, digest: str, text: str) -> None:
+    """Write the text of a policy under its digest, unless it is stored."""
+    if not store.has_blob(digest):
+        store.put_blob(digest, "policy", text.encode())
 
 
 def load_state(
@@ -142,20 +151,25 @@ def load_state(
     """Return the reconciler as of the last commit, from the state tables without a replay.
 
     An empty data directory gives an empty reconciler without a policy. The options are those of
-    the Reconciler; without `sign` it can only fold and be read.
+    the Reconciler; without `sign` it can only fold and be read. Of unreadable rows it has what
+    `read_state` found instead.
     """
-    fleet = Fleet()
-    settings = {name: log.setting(name) for name in _SETTINGS}
-    empty = fleet.broadcast_to_wire()
-    fleet.load_broadcast(
-        {name: empty[name] if raw is None else json.loads(raw) for name, raw in settings.items()}
+    return reconciler_of(
+        read_state(log), sign=sign, trust=trust, sweep_every=sweep_every, fast_paths=fast_paths
     )
-    for _, body in log.devices():
-        fleet.put(Device.from_wire(json.loads(body)))
-    for udid, body in log.job_histories():
-        fleet.job_histories[udid] = tuple(JobEntry.from_wire(entry) for entry in json.loads(body))
+
+
+def reconciler_of(
+    state: StoredState,
+    *,
+    sign: Sign | None,
+    trust: KeyRing,
+    sweep_every: timedelta | None,
+    fast_paths: bool,
+) -> Reconciler:
+    """Return the reconciler with a stored state; the options are those of `load_state`."""
     reconciler = Reconciler(
-        fleet,
+        state.fleet,
         sign=sign,
         job_keys=trust.jobs,
         approval_keys=trust.approvals,
@@ -163,25 +177,41 @@ def load_state(
         fast_paths=fast_paths,
     )
     reconciler.recount_jobs()
-    for udid, last_decision in _read_last_decisions(log):
+    for udid, last_decision in state.last_decisions:
         reconciler.restore(udid, last_decision)
     return reconciler
 
 
-def _read_last_decisions(log: Log) -> Iterator[tuple[str, LastDecision]]:
-    for udid, *row in log.last_decisions():
-        stored = LastDecision(*row)
-        yield (
-            udid,
-            stored._replace(
-                verdict=Verdict(stored.verdict),
-                reason=Reason(stored.reason),
-                severity=None if stored.severity is None else Severity(stored.severity),
-                recheck_on_telemetry=bool(stored.recheck_on_telemetry),
-                waits_for_capacity=bool(stored.waits_for_capacity),
-                findings=shared_codes(tuple(row[-1].split())),
-            ),
+def quarantine_rows(store: Store, state: StoredState, now: datetime) -> list[DeadLetter]:
+    """Replace the unreadable rows of the state tables; return the dead letters with their bytes.
+
+    Call only inside a transaction of the store.
+    """
+    letters = []
+    fleet, broadcast = state.fleet, state.fleet.broadcast_to_wire()
+    for row in state.unreadable:
+        if row.table != "log" and row.table != "snapshots":  # noqa: PLR1714 - narrows the type
+            store.delete_row(row.table, row.rowid)
+        if row.table == "devices" and row.name in fleet.devices:
+            store.put_devices([(row.name, _json(fleet.devices[row.name].to_wire()))])
+        elif row.table == "job_histories" and row.name in fleet.job_histories:
+            history = [entry.to_wire() for entry in fleet.job_histories[row.name]]
+            store.put_job_histories([(row.name, _json(history))])
+        elif row.table == "settings" and row.name in broadcast:
+            store.put_setting(row.name, _json(broadcast[row.name]))
+        letters.append(
+            make_dead_letter(
+                Problem(
+                    DeadLetterCode.UNREADABLE, clean_text(row.detail), f"{row.table} {row.rowid}"
+                ),
+                row.body,
+                source=SOURCE,
+                origin=clean_text(f"drydock.sqlite/{row.table}/{row.name}"),
+                received_at=now,
+                redacted=row.body,
+            )
         )
+    return letters
 
 
 def _encode_row(last_decision: LastDecision) -> LastDecisionRow:
@@ -195,7 +225,7 @@ def _encode_row(last_decision: LastDecision) -> LastDecisionRow:
         None if severity is None else severity.value,
         last_decision.deadline_us,
         last_decision.recheck_on_telemetry,
-        last_decision.waits_for_capacity,
+        last_decision.waits_for,
         " ".join(last_decision.findings),
     )
 

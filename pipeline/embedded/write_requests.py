@@ -5,11 +5,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline.embedded.log import StoredDeadLetter
 from pipeline.embedded.service import Service
 from pipeline.embedded.service_thread import AcceptedInput, WriteRequest
+from pipeline.embedded.store import Store
 from pipeline.gateway.payloads import translate
 from pipeline.ingest.feed_review import REFUSALS, review
 from pipeline.ingest.redaction import Redactor
@@ -30,14 +29,15 @@ def feed(
 
     New releases and CVEs are found by comparison with the stored state of the feed. A refused
     document gives no events; only its new dead letters are stored. The response has `outcome`, the
-    numbers `events` and `dead_letters`, and for a refused document the reason as `refused`.
+    numbers `events` and `dead_letters`, `document_at` (the date inside the newest accepted
+    document, if it is known), and for a refused document the reason as `refused`.
     `sender` is the login that delivered it. `accept_losses` accepts a document that lacks many
     earlier entries.
     """
     name = f"feed:{source}"
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
-        state = _feed_state(source, service.store.setting(name))
+        state = _feed_state(source, service.store, name)
         reviewed = review(
             raw,
             state,
@@ -59,6 +59,8 @@ def feed(
             "events": len(admitted.events),
             "dead_letters": len(admitted.dead_letters),
         }
+        if reviewed.state.document_at is not None:
+            response["document_at"] = reviewed.state.document_at.isoformat()
         if reviewed.outcome in REFUSALS:
             response["refused"] = reviewed.detail
         settings = (
@@ -71,13 +73,14 @@ def feed(
     return prepare
 
 
-def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
+def _feed_state(source: FeedSource, store: Store, name: str) -> FeedState:
     """Return the stored state; an empty one if none is stored or it cannot be read."""
     try:
+        kept = store.setting(name)
         return FeedState(source=source) if kept is None else FeedState.model_validate_json(kept)
-    except ValidationError:
-        # Stored by another version. An empty state publishes the whole feed again; folding a
-        # repeat changes nothing.
+    except ValueError:
+        # Damaged, or stored by another version. An empty state publishes the whole feed again;
+        # folding a repeat changes nothing.
         return FeedState(source=source)
 
 

@@ -9,13 +9,20 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.embedded.store import Store
-from pipeline.embedded.transaction import Committed, load_state, logged_source, save_changes
+from pipeline.embedded.stored_state import StoredState, read_state
+from pipeline.embedded.transaction import (
+    Committed,
+    quarantine_rows,
+    reconciler_of,
+    save_changes,
+)
 from pipeline.payload_signing import sign_job
 from pipeline.reconcile.changes import SOURCE, Changes, Input, Rejection
 from pipeline.reconcile.reconciler import Reconciler
 from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter, Problem, encode_dead_letter, make_dead_letter
 from schemas.envelope import Event, JobIssuedEvent, encode
+from schemas.ids import logged_source
 from schemas.jobs import Job, JobIssued
 
 SLICE_SIZE: Final = 50
@@ -65,7 +72,31 @@ class Writer:
         self._sweep_every = sweep_every
         self._slice_size = slice_size
         self._fast_paths = fast_paths
+        self._loaded = StoredState()
         self.reconciler: Reconciler = self._load()
+
+    def set_keys(self, signer: Ed25519PrivateKey, trust: KeyRing) -> None:
+        """Sign new jobs with `signer`, and verify jobs and approvals with `trust`, from now on."""
+        self._signer, self._trust = signer, trust
+        self.reconciler.set_keys(jobs=trust.jobs, approvals=trust.approvals)
+
+    @property
+    def journals_are_doubtful(self) -> bool:
+        """True if the list of journals that may lack orders could not be read at the start."""
+        return self._loaded.journals_are_doubtful
+
+    def quarantine(self, now: datetime, others: Sequence[DeadLetter] = ()) -> None:
+        """Take the rows that could not be read out of the state tables, as dead letters.
+
+        `others` are dead letters to store with them. Raises StoreError if the write fails.
+        """
+        if not self._loaded.unreadable and not others:
+            return
+        with self._store.transaction("quarantine"):
+            letters = [*quarantine_rows(self._store, self._loaded, now), *others]
+            self._put_dead_letters(letters, now)
+        self._loaded.unreadable.clear()
+        self._report(Committed(now, (), (), tuple(letters), ()))
 
     def accept(
         self,
@@ -120,8 +151,9 @@ class Writer:
         def sign(job: Job) -> JobIssued:
             return sign_job(job, self._signer, fast_paths=self._fast_paths)
 
-        return load_state(
-            self._store,
+        self._loaded = read_state(self._store)
+        return reconciler_of(
+            self._loaded,
             sign=sign,
             trust=self._trust,
             sweep_every=self._sweep_every,
@@ -150,7 +182,7 @@ class Writer:
         duplicates: list[Event] = []
         seen: set[tuple[str, str]] = set()
         for event in events:
-            name = (logged_source(event), event.id)
+            name = (logged_source(event.sender, event.source), event.id)
             known = name in seen or self._store.has_event(*name)
             if known and self.reconciler.reject_reason(event) is None:
                 duplicates.append(event)
@@ -169,14 +201,7 @@ class Writer:
         """Write all changes and dead letters in the open transaction; return them."""
         events = save_changes(self._store, self.reconciler, changes, now)
         dead_letters += [_dead_letter(one, now) for one in changes.rejections]
-        for letter in dead_letters:
-            self._store.put_dead_letter(
-                now,
-                code=letter.code.value,
-                source=letter.source,
-                origin=letter.origin,
-                body=encode_dead_letter(letter),
-            )
+        self._put_dead_letters(dead_letters, now)
         return Committed(
             now,
             tuple(events),
@@ -184,6 +209,16 @@ class Writer:
             tuple(dead_letters),
             tuple(duplicates),
         )
+
+    def _put_dead_letters(self, letters: Sequence[DeadLetter], now: datetime) -> None:
+        for letter in letters:
+            self._store.put_dead_letter(
+                now,
+                code=letter.code.value,
+                source=letter.source,
+                origin=letter.origin,
+                body=encode_dead_letter(letter),
+            )
 
     def _report(self, committed: Committed) -> None:
         if (

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import zlib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 import httpx
 
 from pipeline.feeds.download_cache import CachedDocument
+from pipeline.feeds.locations import is_http_of_this_computer, is_url, problem_of
 from runtime.retry import RetryPolicy, async_retrying
 
 # Apple's lookup service (gdmf.apple.com) has a certificate of Apple's own authority, which the
@@ -44,20 +46,19 @@ class FetchLimits:
     max_bytes: int = 32 * 1024 * 1024
 
 
-def is_url(location: str) -> bool:
-    """Return True if the location is a URL; otherwise it is the path of a file."""
-    return location.startswith(("https://", "http://"))
-
-
 async def fetch(location: str, known: CachedDocument | None, limits: FetchLimits) -> CachedDocument:
     """Return the current document of a location, a URL or the path of a file.
 
     `known` is the document of an earlier fetch; it is returned if the server responds "not
     modified", and not used for a file. Raises FetchError if the file cannot be read, the document
-    is too large, a response is not usable, or the last try fails.
+    is too large, a response is not usable, the location or a redirect is plain HTTP to another
+    computer, or the last try fails.
     """
     if not is_url(location):
         return await asyncio.to_thread(_read, location, limits.max_bytes)
+    problem = problem_of(location)
+    if problem is not None:
+        raise FetchError(problem)
     retry = async_retrying(
         RetryPolicy(first_s=1.0, max_s=limits.pause_s), _TransientFetchError, attempts=limits.tries
     )
@@ -77,6 +78,14 @@ def _read(location: str, max_bytes: int) -> CachedDocument:
 async def _request(
     location: str, known: CachedDocument | None, limits: FetchLimits
 ) -> CachedDocument:
+    may_be_plain = is_http_of_this_computer(location)
+
+    async def check(request: httpx.Request) -> None:
+        """Raise FetchError before a redirect to plain HTTP is followed."""
+        url = str(request.url)
+        if request.url.scheme != "https" and not (may_be_plain and is_http_of_this_computer(url)):
+            raise FetchError(f"redirected to {url}, which is not HTTPS")
+
     try:
         async with (
             asyncio.timeout(limits.timeout_s),
@@ -85,7 +94,11 @@ async def _request(
                 timeout=httpx.Timeout(limits.timeout_s, connect=_CONNECT_S),
                 follow_redirects=True,
                 max_redirects=_MOST_REDIRECTS,
-                headers={"User-Agent": f"drydock/{version('drydock')}"},
+                headers={
+                    "User-Agent": f"drydock/{version('drydock')}",
+                    "Accept-Encoding": "gzip",
+                },
+                event_hooks={"request": [check]},
             ) as client,
             client.stream("GET", location, headers=_conditional_headers(known)) as response,
         ):
@@ -104,25 +117,43 @@ async def _read_response(
     """Return the document of a response, or `known` for "not modified".
 
     Raises _TransientFetchError for a status that allows a retry, FetchError for other statuses, a
-    document over `max_bytes`, and a redirect from HTTPS to HTTP.
+    document over `max_bytes`, and a content coding other than one gzip.
     """
-    hops = [*response.history, response]
-    if location.startswith("https://") and any(hop.url.scheme != "https" for hop in hops):
-        raise FetchError(f"redirected to {response.url}, which is not HTTPS")
     if response.status_code == httpx.codes.NOT_MODIFIED and known is not None:
         return known
     if response.status_code in _RETRY_STATUSES:
         raise _TransientFetchError(f"HTTP {response.status_code}")
     if response.status_code != httpx.codes.OK:
         raise FetchError(f"HTTP {response.status_code}")
-    document = bytearray()
-    async for part in response.aiter_bytes():
-        document += part
-        _check_size(document, max_bytes)
     headers = response.headers
-    return CachedDocument(
-        location, bytes(document), headers.get("etag"), headers.get("last-modified")
-    )
+    document = await _read_body(response, headers.get("content-encoding", "identity"), max_bytes)
+    return CachedDocument(location, document, headers.get("etag"), headers.get("last-modified"))
+
+
+async def _read_body(response: httpx.Response, coding: str, max_bytes: int) -> bytes:
+    """Return the decompressed body; the memory for it is limited by `max_bytes`.
+
+    httpx decompresses each part that it reads as a whole, and codings inside codings: some KB of
+    gzip within gzip are hundreds of MB in memory, before their size can be compared.
+    """
+    coding = coding.strip().lower()
+    if coding not in {"identity", "gzip"}:
+        raise FetchError(f"the document has the content coding {coding!r}")
+    gzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16) if coding == "gzip" else None
+    document = bytearray()
+    async for part in response.aiter_raw():
+        try:
+            # One byte more than permitted shows that the document is too large.
+            room = max_bytes + 1 - len(document)
+            document += part if gzip is None else gzip.decompress(part, room)
+        except zlib.error as error:
+            raise FetchError(f"the document is no gzip: {error}") from None
+        _check_size(document, max_bytes)
+        if gzip is not None and gzip.unused_data:
+            raise FetchError("the document is followed by other bytes")
+    if gzip is not None and not gzip.eof:
+        raise _TransientFetchError("the gzip of the document is incomplete")
+    return bytes(document)
 
 
 def _conditional_headers(known: CachedDocument | None) -> dict[str, str]:

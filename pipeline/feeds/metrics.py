@@ -1,14 +1,15 @@
 """The metrics of feeds.
 
-Labels are closed sets; each series starts at zero, except those of HTTP requests by route.
+Labels are closed sets; each series starts at zero.
 """
 
+from datetime import datetime
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pipeline.ingest.feed_review import FeedOutcome
-from runtime.metrics import dead_letter_counter, request_histogram
+from runtime.metrics import RequestMetrics, dead_letter_counter, ready_gauge
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import AdvisoryEvent, Event
 from schemas.feeds import FeedSource
@@ -24,51 +25,69 @@ class FeedPollMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._polls = Counter(
-            "drydock_feed_polls", "Polls of feeds.", ["source", "outcome"], registry=registry
+            "drydock_feed_polls",
+            "Polls of a feed: `accepted`, `unchanged`, `unreachable`, or refused as "
+            "`unreadable`, `truncated` (too many entries are gone) or `stale` (older than an "
+            "accepted document).",
+            ["source", "outcome"],
+            registry=registry,
         )
         self._good = Gauge(
             "drydock_feed_last_good_timestamp_seconds",
-            "Time of the last accepted or unchanged document.",
+            "Time of the last accepted or unchanged document; 0 if there was none since the "
+            "process started. With several replicas, use the newest.",
+            ["source"],
+            registry=registry,
+        )
+        self._documents = Gauge(
+            "drydock_feed_document_timestamp_seconds",
+            "Date inside the newest accepted document (SOFA's LastCheck, CISA's "
+            "dateReleased); 0 while it is not known. An old date with good polls: the "
+            "publisher, or a proxy, does not update it.",
             ["source"],
             registry=registry,
         )
         for source in SOURCES:
             self._good.labels(source)
+            self._documents.labels(source)
             for outcome in FeedOutcome:
                 self._polls.labels(source, outcome.value)
 
-    def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
+    def count_poll(
+        self, source: FeedSource, outcome: FeedOutcome, document_at: datetime | None
+    ) -> None:
         """Count one poll of a feed by its outcome.
 
         An accepted or unchanged document also sets the time of the last good document to now.
+        `document_at` is the date inside the newest accepted document; None if it is not known.
         """
+        if document_at is not None:
+            self._documents.labels(source).set(document_at.timestamp())
         self._polls.labels(source, outcome.value).inc()
         if outcome in _ACCEPTED:
             self._good.labels(source).set_to_current_time()
 
 
-class FeedsMetrics(FeedPollMetrics):
+class FeedsMetrics(FeedPollMetrics, RequestMetrics):
     """All metrics of `drydock feeds`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        super().__init__(registry)
+        FeedPollMetrics.__init__(self, registry)
+        RequestMetrics.__init__(self, registry)
         self.registry = registry
         self._events = Counter(
             "drydock_feed_events",
-            "Events published of feeds.",
+            "Advisory events published.",
             ["source", "type"],
             registry=registry,
         )
         self._dead_letters = dead_letter_counter(registry, [FEEDS])
         self._leading = Gauge(
             "drydock_feeds_leading",
-            "1 while this replica is the leader and polls, else 0.",
+            "1 while this replica polls, 0 while it waits. The sum over all replicas is 1.",
             registry=registry,
         )
-        self._ready = Gauge(
-            "drydock_ready", "1 while this replica is in the group, else 0.", registry=registry
-        )
-        self._requests = request_histogram(registry)
+        self._ready = ready_gauge(registry)
         for source in SOURCES:
             for kind in _TYPES:
                 self._events.labels(source, kind)
@@ -95,7 +114,3 @@ class FeedsMetrics(FeedPollMetrics):
         A replica in the group polls or is on standby.
         """
         self._ready.set(ready)
-
-    def observe_request(self, route: str, status: int, duration_s: float) -> None:
-        """Count one HTTP response. `route` is the pattern of the path, not the path."""
-        self._requests.labels(route, str(status)).observe(duration_s)

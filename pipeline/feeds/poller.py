@@ -5,12 +5,14 @@ import random
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 from pipeline.config import FeedsSettings
 from pipeline.feeds.download_cache import CachedDocument, DownloadCache
 from pipeline.feeds.fetching import FetchError, FetchLimits, fetch
+from pipeline.feeds.locations import problem_of
 from pipeline.ingest.feed_review import REFUSALS, FeedOutcome
 from runtime.logs import Log
 from schemas import logkeys as key
@@ -29,12 +31,14 @@ class DocumentResult:
     """The outcome of one document.
 
     `events` is the number of new events. `detail` is the reason if the document was refused or not
-    received, else empty.
+    received, else empty. `document_at` is the date inside the newest accepted document, None if it
+    is not known.
     """
 
     outcome: FeedOutcome
     events: int = 0
     detail: str = ""
+    document_at: datetime | None = None
 
 
 class Sink(Protocol):
@@ -53,8 +57,10 @@ class Sink(Protocol):
 class PollMetrics(Protocol):
     """Counts polls."""
 
-    def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
-        """Count one poll of a feed by its outcome."""
+    def count_poll(
+        self, source: FeedSource, outcome: FeedOutcome, document_at: datetime | None
+    ) -> None:
+        """Count one poll of a feed; `document_at` is that of its DocumentResult."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,7 @@ class Poller:
             self._log.warning("feed copy not stored", **fields)
 
     def _report(self, source: FeedSource, result: DocumentResult) -> None:
-        self._observer.count_poll(source, result.outcome)
+        self._observer.count_poll(source, result.outcome, result.document_at)
         fields = {key.SOURCE: source, key.OUTCOME: result.outcome.value}
         if result.outcome is FeedOutcome.UNREACHABLE:
             self._log.warning("feed unreachable", **fields, **{key.DETAIL: result.detail})
@@ -179,7 +185,7 @@ def make_poller(
     """Return a poller of the feeds that have a location, with its cache in `folder`.
 
     A location of `none` leaves the feed out. Apple's lookup service (GDMF) gets the longer of the
-    two intervals in the settings.
+    two intervals in the settings. Raises ValueError for a location over plain HTTP.
     """
     every_s: dict[FeedSource, float] = {
         "sofa": settings.interval_s,
@@ -191,5 +197,9 @@ def make_poller(
         for source, seconds in every_s.items()
         if (location := str(getattr(settings, source))) != NO_FEED
     }
+    for source, feed in feeds.items():
+        problem = problem_of(feed.location)
+        if problem is not None:
+            raise ValueError(f"DRYDOCK_FEEDS_{source.upper()}: {problem}")
     limits = FetchLimits(timeout_s=settings.timeout_s, max_bytes=settings.max_bytes)
     return Poller(feeds, DownloadCache(folder), limits, observer, log)

@@ -24,7 +24,7 @@ from pipeline.server_process import serve_until_stopped, stop_on_signals
 from pipeline.trust.stamps import Stamps
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen, url_of
-from runtime.logs import Log, silence_kafka_clients
+from runtime.logs import Log, silence_kafka_clients, write_library_logs_as_json
 from runtime.metrics import make_registry
 from runtime.retry import RESTART, Backoff, async_retrying
 from schemas import logkeys as key
@@ -52,6 +52,7 @@ def serve(plan: FeedsPlan, settings: FeedsSettings, log: Log) -> None:
     a location; OSError if a TLS file cannot be loaded. Any other exception that is not retried ends
     the program too, and is raised.
     """
+    write_library_logs_as_json()
     silence_kafka_clients()
     with ExitStack() as stack:
         listener = None if plan.listen is None else stack.enter_context(plan.listen.bind())

@@ -33,7 +33,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import PRE_RELEASE_KEYS, FeedSource, FeedState
 from schemas.model import has_any_key
-from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS
+from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS, headers_of
 
 TRANSACTIONAL_ID: Final = "drydock.feeds"
 _TOPICS: Final = (ADVISORIES.name, DEAD_LETTERS.name, FEEDS.name)
@@ -159,7 +159,9 @@ class FeedStateStore:
             await self._write(_records(admitted, reviewed.state, self._stamps))
             self.states[source] = reviewed.state
         self._observer.count_published(source, admitted.events, admitted.dead_letters)
-        return DocumentResult(reviewed.outcome, len(admitted.events), reviewed.detail)
+        return DocumentResult(
+            *(reviewed.outcome, len(admitted.events), reviewed.detail), reviewed.state.document_at
+        )
 
     async def _write(self, records: Iterable[Record]) -> None:
         """Commit all of these records in one transaction, or none of them.
@@ -173,7 +175,9 @@ class FeedStateStore:
                 await producer.begin_transaction()
                 sent = []
                 for one in records:
-                    ack = await producer.send(one.topic, one.value, one.key)
+                    ack = await producer.send(
+                        one.topic, one.value, one.key, headers=headers_of(one.topic)
+                    )
                     # If one fails, `gather` does not await the others: avoid asyncio's warnings.
                     ack.add_done_callback(_retrieve_exception)
                     sent.append(ack)

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipeline.config import SenderSettings
-from pipeline.gateway.authentication import Authenticator, Claim
+from pipeline.gateway.authentication import Authenticator, HeaderCheck
 from pipeline.gateway.endpoint import (
     Endpoint,
     HttpError,
@@ -35,7 +35,13 @@ from pipeline.gateway.endpoint import (
 from pipeline.gateway.event_sink import EventSink, FeedSink, NotDurableError, Obstacle
 from pipeline.gateway.limits import BUSY_RETRY_AFTER_S, BodyReader
 from pipeline.gateway.openapi import openapi_document
-from pipeline.gateway.payloads import RejectedError, admit_events, read_events, translate
+from pipeline.gateway.payloads import (
+    MAX_EVENTS,
+    RejectedError,
+    admit_events,
+    read_events,
+    translate,
+)
 from pipeline.gateway.records import OversizeError
 from pipeline.gateway.request_rate import RequestRate
 from pipeline.ingest.redaction import Redactor
@@ -142,26 +148,31 @@ class HttpApp:
         if source not in WEBHOOK_SOURCES:
             raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
         with self._counted(source):
-            claim = self.authenticator.check_headers(source, request.headers)
-            async with self.bodies.read(request, self.settings.max_webhook_bytes) as body:
-                sender = self._sender(claim, request, body)
+            checked = self._check_headers(source, request)
+            async with self.bodies.read(
+                request, self.settings.max_webhook_bytes, is_proven=checked.is_proven
+            ) as body:
+                sender = self._sender(checked, request, body)
                 return JSONResponse(await self._store_payload(source, sender, body))
 
     async def events(self, request: Request) -> Response:
         """Respond 200 once all CloudEvents of the body are durable.
 
         Raises HttpError: 400 if one is invalid or its sender may not submit it, 413 if one is too
-        large (then none is accepted), 401 or 403 (credentials), 408, 413 or 415 (the body is too
-        slow, too large or compressed), 429 or 503 (not durable; retry).
+        large or there are too many (then none is accepted), 401 or 403 (credentials), 408, 413 or
+        415 (the body is too slow, too large or compressed), 429 or 503 (not durable; retry).
         """
         with self._counted(EVENTS):
-            claim = self.authenticator.check_headers(EVENTS, request.headers)
-            async with self.bodies.read(request, self.settings.max_feed_bytes) as body:
-                sender = self._sender(claim, request, body)
-                now = self.clock()
+            checked = self._check_headers(EVENTS, request)
+            async with self.bodies.read(
+                request, self.settings.max_feed_bytes, is_proven=checked.is_proven
+            ) as body:
+                sender = self._sender(checked, request, body)
+                now, most = self.clock(), sender.limits.events_per_request or MAX_EVENTS
                 try:
                     found = await _run_off_loop(
-                        body, lambda: admit_events(read_events(body), sender, now)
+                        body,
+                        lambda: admit_events(read_events(body, most), sender, now, self.redactor),
                     )
                 except RejectedError as error:
                     if error.dead_letters:
@@ -187,20 +198,33 @@ class HttpApp:
         source = next((one for one in FEED_DIFFS if one == named), None)
         if source is None:
             raise HttpError(404, f"no feed {named!r}; there are {', '.join(FEED_DIFFS)}")
-        claim = self.authenticator.check_headers(source, request.headers)
+        checked = self._check_headers(source, request)
         accept_losses = request.query_params.get("accept") == "losses"
-        async with self.bodies.read(request, self.settings.max_feed_bytes) as document:
-            sender = self._sender(claim, request, document)
+        async with self.bodies.read(
+            request, self.settings.max_feed_bytes, is_proven=checked.is_proven
+        ) as document:
+            sender = self._sender(checked, request, document)
             stored = self.feeds.store_feed(source, document, sender, accept_losses=accept_losses)
             return JSONResponse(await self.await_sink(stored))
 
-    def _sender(self, claim: Claim, request: Request, body: bytes) -> Sender:
-        """Return the sender of a request, which is counted.
+    def _check_headers(self, source: str, request: Request) -> HeaderCheck:
+        """Check a request's headers and return the result; a sender that they prove is counted.
+
+        Raises HttpError: 401 or 403 (credentials), 429 (the sender has used up its minute).
+        """
+        checked = self.authenticator.check_headers(source, request.headers)
+        if checked.sender is not None:
+            self.rate.count(checked.sender)
+        return checked
+
+    def _sender(self, checked: HeaderCheck, request: Request, body: bytes) -> Sender:
+        """Return the sender of a request. One that only the body proves is counted.
 
         Raises HttpError: 401 (wrong HMAC), 429 (the sender has used up its minute).
         """
-        sender = self.authenticator.check_body(claim, request.headers, body)
-        self.rate.count(sender)
+        sender = self.authenticator.check_body(checked, request.headers, body)
+        if checked.sender is None:
+            self.rate.count(sender)
         return sender
 
     async def openapi(self, _: Request) -> Response:

@@ -27,7 +27,7 @@ _FORWARDED_PREFIX: Final = "x-forwarded-"
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class HeaderCheck:
     """The result for the headers of a request.
 
     They prove `sender`, or, if it is None, the HMAC of the body must prove one of `signers`.
@@ -35,6 +35,11 @@ class Claim:
 
     sender: Sender | None
     signers: tuple[Login, ...] = ()
+
+    @property
+    def is_proven(self) -> bool:
+        """True if the headers alone prove the sender."""
+        return self.sender is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,8 @@ class Authenticator:
     is_open: bool = False
     admin_token: str | None = None
 
-    def check_headers(self, source: str, headers: Mapping[str, str]) -> Claim:
-        """Return the claim of a request's headers; raise AuthenticationError if they are refused.
+    def check_headers(self, source: str, headers: Mapping[str, str]) -> HeaderCheck:
+        """Return the result for a request's headers; raise AuthenticationError if refused.
 
         `source` is a webhook's or feed's name, or `events`. Call it before the body is read: the
         server does not read the body of an unknown sender. Of NanoMDM's HMAC only the presence is
@@ -64,33 +69,33 @@ class Authenticator:
         logins = self.logins()
         if logins.is_empty:
             self._check_open(headers)
-            return Claim(default_sender(source))
+            return HeaderCheck(default_sender(source))
         # Events in Drydock's own form come from senders of every kind.
         candidates = tuple(logins) if source == EVENTS else logins.of_kind(source)
         if not candidates:
             raise AuthenticationError(403, f"no secret is configured for {source}")
         signers = () if source == EVENTS else tuple(one for one in candidates if one.hmac_keys)
         if signers and SIGNATURE_HEADER in headers:
-            return Claim(None, signers)
+            return HeaderCheck(None, signers)
         given = _secret_in(headers)
         others = [one for one in candidates if one not in signers]
         proven = [None if given is None else one.sender_of(given) for one in others]
         sender = next((one for one in proven if one is not None), None)
         if sender is None:
             raise AuthenticationError(401, _WRONG_SECRET if others else _WRONG_HMAC)
-        return Claim(sender)
+        return HeaderCheck(sender)
 
-    def check_body(self, claim: Claim, headers: Mapping[str, str], body: bytes) -> Sender:
+    def check_body(self, checked: HeaderCheck, headers: Mapping[str, str], body: bytes) -> Sender:
         """Return the sender of a request; raise AuthenticationError (401) for a wrong HMAC.
 
-        `claim` is that of `check_headers` for the same headers.
+        `checked` is the result of `check_headers` for the same headers.
         """
-        if claim.sender is not None:
-            return claim.sender
+        if checked.sender is not None:
+            return checked.sender
         given = headers.get(SIGNATURE_HEADER, "")
         proven = [
             one.sender
-            for one in claim.signers
+            for one in checked.signers
             if any([_is_hmac(key, given, body) for key in one.hmac_keys])  # noqa: C419 - no early end
         ]
         if not proven:

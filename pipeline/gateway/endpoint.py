@@ -3,10 +3,11 @@
 A path without a route, and a method that its route lacks, get the same kind of response.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -17,7 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime.logs import Log
+from runtime.logs import Log, LogRate
+from runtime.metrics_hosts import REFUSAL, MetricsHosts
 from schemas import logkeys as key
 
 _MAX_REQUEST_ID: Final = 64
@@ -47,6 +49,9 @@ class AuthenticationError(HttpError):
 class RequestMetrics(Protocol):
     """Counts HTTP responses."""
 
+    def add_route(self, route: str) -> None:
+        """Create the series of a route, as zeros."""
+
     def observe_request(self, route: str, status: int, duration_s: float) -> None:
         """Count one response. `route` is the pattern of the path, not the path."""
 
@@ -61,6 +66,7 @@ class Endpoint:
 
     metrics: RequestMetrics
     log: Log
+    log_rate: LogRate = field(default_factory=LogRate)
 
     def route(self, path: str, handler: Handler, method: str) -> Route:
         """Return a route of the application whose responses carry a request id and are counted."""
@@ -69,6 +75,8 @@ class Endpoint:
 
     def application(self, routes: Iterable[Route]) -> Starlette:
         """Return the ASGI application of routes that `route` made."""
+
+        self.metrics.add_route(_NO_ROUTE)
 
         async def refuse(request: Request, error: Exception) -> Response:
             assert isinstance(error, HTTPException)  # raised by the router: 404 or 405
@@ -85,6 +93,7 @@ class Endpoint:
 
     def _wrapped(self, path: str, handler: Handler) -> Handler:
         """Return the handler with a request id in its response, which is counted under `path`."""
+        self.metrics.add_route(path)
 
         async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
@@ -97,13 +106,18 @@ class Endpoint:
         return endpoint
 
     async def _respond(self, handler: Handler, request: Request, request_id: str) -> Response:
+        if "content-length" in request.headers and "transfer-encoding" in request.headers:
+            # A proxy in front may believe the other one, and then see two requests in these bytes
+            # (RFC 9112, 6.3).
+            refused = _error_response(HttpError(400, "two lengths: send one of them"))
+            refused.headers["connection"] = "close"
+            return refused
         try:
             return await handler(request)
         except ClientDisconnect:
             return _error_response(HttpError(400, "the client disconnected"))
         except AuthenticationError as error:
-            fields = {key.REQUEST_ID: request_id, key.DETAIL: str(error)}
-            self.log.warning("request refused", **fields)
+            self._log_refusal(request_id, str(error))
             return _error_response(error)
         except HttpError as error:
             return _error_response(error)
@@ -111,11 +125,26 @@ class Endpoint:
             self.log.error("unhandled exception", exc_info=error, **{key.REQUEST_ID: request_id})
             return _error_response(HttpError(500, "internal error; see the log"))
 
+    def _log_refusal(self, request_id: str, detail: str) -> None:
+        """Log a refused request, unless many are refused for this reason."""
+        suppressed = self.log_rate.suppressed(("request refused", logging.WARNING, detail))
+        if suppressed is not None:
+            fields: dict[str, Any] = {key.REQUEST_ID: request_id, key.DETAIL: detail}
+            if suppressed:
+                fields[key.SUPPRESSED] = suppressed
+            self.log.warning("request refused", **fields)
+
 
 def metrics_handler(registry: CollectorRegistry) -> Handler:
-    """Return a handler that responds with all metrics, in the format of the Accept header."""
+    """Return a handler that responds with all metrics, in the format of the Accept header.
+
+    It raises HttpError (403) for a name in Host that can be of another's domain.
+    """
+    hosts = MetricsHosts()
 
     async def scrape(request: Request) -> Response:
+        if not hosts.permits(request.headers.get("host")):
+            raise HttpError(403, REFUSAL)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from pipeline.gateway.producer import ProducerError
 from pipeline.gateway.records import Record
 from runtime.kafka import KafkaConnection, missing_topics
+from schemas.topics import headers_of
 
 # Detects a broker that hangs. Longer than the cluster needs to elect a new leader.
 _REQUEST_TIMEOUT_S: Final = 10.0
@@ -68,7 +69,10 @@ class IdempotentProducer:
         """
         try:
             delivery: asyncio.Future[Any] = await self._producer.send(
-                record.topic, key=record.key, value=record.value
+                record.topic,
+                key=record.key,
+                value=record.value,
+                headers=headers_of(record.topic),
             )
         except KafkaError as error:
             raise ProducerError(f"{type(error).__name__} {error}") from error

@@ -7,7 +7,7 @@ from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.event_sink import BUSY_DETAIL, NotDurableError, Obstacle
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.producer import BackpressureError, DeliveryInterruptedError
-from pipeline.gateway.records import event_records, letter_record
+from pipeline.gateway.records import SigningKey, event_records, letter_record
 from pipeline.gateway.spool import SpoolError
 from pipeline.trust.stamps import Stamps
 from runtime.dead_letters import log_dead_letter
@@ -20,13 +20,15 @@ from schemas.envelope import Event
 class KafkaSink:
     """An EventSink over a producer whose `run` delivers the records.
 
-    With `stamps` each event is stamped: workers accept no other record.
+    With `stamps` each event is stamped: workers accept no other record. With `key` the records of
+    Macs are signed: the agents of live sites use no other record.
     """
 
     producer: StoreAndForwardProducer
     metrics: GatewayMetrics
     log: Log
     stamps: Stamps | None = None
+    key: SigningKey | None = None
 
     @property
     def refusal(self) -> str | None:
@@ -40,7 +42,7 @@ class KafkaSink:
         records wait), UNAVAILABLE (delivery stops or restarts), NO_ROOM (the spool is full, or its
         disk fails).
         """
-        records = [*event_records(events, self.stamps), *map(letter_record, dead_letters)]
+        records = [*event_records(events, self.stamps, self.key), *map(letter_record, dead_letters)]
         try:
             await self.producer.put(records)
         except BackpressureError:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.config import SenderSettings
 from pipeline.ingest.sources import FEED_DIFFS, WEBHOOK_SOURCES
-from pipeline.trust.senders import ADVISORIES, EVENTS, SCOPES, Sender, default_sender
+from pipeline.trust.senders import ADMIN, ADVISORIES, EVENTS, SCOPES, Sender, default_sender
 
 _TOKEN_PURPOSE: Final = b"drydock device token\n"
 
@@ -19,13 +19,13 @@ class Login:
 
     - `secrets`: sent with each request
     - `hmac_keys`: keys of the HMAC of each webhook's body; then `secrets` are for /v1/events only
-    - `masters`: secrets from which each Mac's own token is derived; none is sent itself
+    - `master_secrets`: secrets from which each Mac's own token is derived; none is sent itself
     """
 
     sender: Sender
     secrets: tuple[str, ...] = ()
     hmac_keys: tuple[bytes, ...] = ()
-    masters: tuple[str, ...] = ()
+    master_secrets: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Return the sender's name; secrets are not shown."""
@@ -47,7 +47,7 @@ class Login:
         udid = udid.upper()
         derived = [
             hmac.compare_digest(device_token(one, udid).encode(), given.encode())
-            for one in self.masters
+            for one in self.master_secrets
         ]
         if not udid or not any(derived):
             return None
@@ -87,7 +87,7 @@ class Logins:
 
 
 def _credentials(login: Login) -> frozenset[bytes]:
-    texts = (one.encode() for one in (*login.secrets, *login.masters))
+    texts = (one.encode() for one in (*login.secrets, *login.master_secrets))
     return frozenset((*texts, *login.hmac_keys))
 
 
@@ -103,7 +103,7 @@ def device_token(master: str, udid: str) -> str:
 
 def environment_logins(settings: SenderSettings) -> Logins:
     """Return the logins of the secrets in the environment; each one's name is its kind."""
-    kinds = [*FEED_DIFFS, *WEBHOOK_SOURCES, EVENTS, ADVISORIES]
+    kinds = [*FEED_DIFFS, *WEBHOOK_SOURCES, EVENTS, ADVISORIES, ADMIN]
     found = []
     for kind in kinds:
         secret, key = settings.secret_of(kind), settings.hmac_key_of(kind)

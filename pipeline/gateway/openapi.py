@@ -148,7 +148,7 @@ def _events() -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/cloudevents+json": {"schema": event},
+                envelope.MEDIA_TYPE: {"schema": event},
                 "application/cloudevents-batch+json": {"schema": {"type": "array", "items": event}},
                 "application/x-ndjson": {"schema": {"type": "string"}},
             },

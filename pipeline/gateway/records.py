@@ -1,12 +1,19 @@
 """Kafka records of events and of dead letters: topic, key and bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from pipeline.trust.stamps import STAMP_BYTES, Stamps
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pipeline.payload_signing import sign_record
+from pipeline.trust.stamps import Stamps
 from schemas.dead_letters import DeadLetter, encode_dead_letter
 from schemas.envelope import MAX_EVENT_BYTES, AdvisoryEvent, DeviceEvent, Event, encode
 from schemas.routing import route, route_dead_letter
+from schemas.signed_records import REPORT_RECORD, SIGNATURE_BYTES, STAMP_BYTES
+
+SigningKey = Callable[[], Ed25519PrivateKey]
+"""Returns the key that signs now."""
 
 
 class OversizeError(ValueError):
@@ -26,13 +33,16 @@ class Record(NamedTuple):
         return len(self.topic) + len(self.key) + len(self.value)
 
 
-def event_records(events: Iterable[Event], stamps: Stamps | None = None) -> list[Record]:
+def event_records(
+    events: Iterable[Event], stamps: Stamps | None = None, key: SigningKey | None = None
+) -> list[Record]:
     """Return one record for each event, in their order, with a stamp if `stamps` are given.
 
-    Raises OversizeError if one event is larger than a topic accepts, and AssertionError for an
-    event of a type that only Drydock itself publishes.
+    With `key` the records of Macs are signed, for agents. Raises OversizeError if one event is
+    larger than a topic accepts, and AssertionError for an event of a type that only Drydock itself
+    publishes.
     """
-    return [_event_record(event, stamps) for event in events]
+    return [_event_record(event, stamps, key) for event in events]
 
 
 def check_sizes(events: Iterable[Event]) -> None:
@@ -41,17 +51,21 @@ def check_sizes(events: Iterable[Event]) -> None:
         _encode(event)
 
 
-def _event_record(event: Event, stamps: Stamps | None) -> Record:
+def _event_record(event: Event, stamps: Stamps | None, key: SigningKey | None) -> Record:
     assert isinstance(event, DeviceEvent | AdvisoryEvent), event.type
-    topic, key = route(event)
+    topic, name = route(event)
     value = _encode(event)
-    return Record(topic, key.encode(), value if stamps is None else stamps.stamp(value))
+    # Agents read no advisories: a feed of hundreds of releases needs no signatures.
+    if key is not None and isinstance(event, DeviceEvent):
+        value = sign_record(value, REPORT_RECORD, key())
+    return Record(topic, name.encode(), value if stamps is None else stamps.stamp(value))
 
 
 def _encode(event: Event) -> bytes:
     value = encode(event)
-    if len(value) > MAX_EVENT_BYTES - STAMP_BYTES:
-        raise OversizeError(f"{event.type} has {len(value)} bytes, over {MAX_EVENT_BYTES}")
+    limit = MAX_EVENT_BYTES - SIGNATURE_BYTES - STAMP_BYTES
+    if len(value) > limit:
+        raise OversizeError(f"{event.type} has {len(value)} bytes, over {limit}")
     return value
 
 

@@ -6,14 +6,24 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from pipeline.ingest.sources import FEED_DIFFS, HMAC_KEYS
-from pipeline.trust.senders import ADVISORIES, MDM_KINDS, SCOPES, event_types
+from pipeline.trust.senders import ADMIN, ADVISORIES, MDM_KINDS, SCOPES, event_types
 from runtime.located_yaml import Located
 from runtime.secret_refs import SecretRef
 from runtime.yaml_model import StrictModel, YamlFileError, read_model
 
 SenderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
 Kind = Literal[
-    "nanomdm", "micromdm", "jamf", "osquery", "munki", "events", "sofa", "gdmf", "kev", "advisories"
+    "nanomdm",
+    "micromdm",
+    "jamf",
+    "osquery",
+    "munki",
+    "events",
+    "sofa",
+    "gdmf",
+    "kev",
+    "advisories",
+    "admin",
 ]
 # Two are valid while a secret is replaced.
 _Secrets = Annotated[tuple[SecretRef, ...], Field(max_length=2)]
@@ -90,12 +100,15 @@ class SenderConfig(StrictModel):
     @field_validator("device_tokens")
     @classmethod
     def _kind_is_of_macs(cls, value: tuple[SecretRef, ...], info: Any) -> tuple[SecretRef, ...]:
-        """Return the secrets unchanged. Raises ValueError for an MDM server.
+        """Return the secrets unchanged. Raises ValueError for an MDM server and an operator.
 
-        A Mac must not state its own enrollment.
+        A Mac must not state its own enrollment, nor its owner.
         """
-        if value and info.data.get("kind") in MDM_KINDS:
+        kind = info.data.get("kind")
+        if value and kind in MDM_KINDS:
             raise ValueError("an MDM server has one login; its Macs report through it")
+        if value and kind == ADMIN:
+            raise ValueError("an operator's login is on no Mac")
         return value
 
     @model_validator(mode="after")

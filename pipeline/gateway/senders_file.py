@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,10 @@ def open_logins(path: Path | None, settings: SenderSettings, log: Log) -> Callab
     shorter than 8 characters, or a name or a secret is that of another sender.
     """
     base = environment_logins(settings)
+    for one, other in combinations(base, 2):
+        # Such a secret would prove only one of them, and permit what the other one may submit.
+        if one.shares_a_secret(other):
+            raise SendersFileError(f"{one.sender.name} and {other.sender.name} have one secret")
     return (lambda: base) if path is None else SendersFile(path, os.environ, base, log).logins
 
 

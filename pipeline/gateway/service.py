@@ -18,15 +18,17 @@ from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.kafka import IdempotentProducer
 from pipeline.gateway.kafka_sink import KafkaSink
 from pipeline.gateway.metrics import GatewayMetrics
+from pipeline.gateway.records import SigningKey
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
 from pipeline.gateway.senders_file import open_logins
 from pipeline.gateway.spool import Replaced, Spool
+from pipeline.http_connections import ConnectionLimits
 from pipeline.ingest.redaction import Redactor
 from pipeline.server_process import serve_until_stopped, stop_on_signals
 from pipeline.trust.stamps import Stamps
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen, url_of
-from runtime.logs import Log, silence_kafka_clients
+from runtime.logs import Log, silence_kafka_clients, write_library_logs_as_json
 from runtime.metrics import make_registry
 from schemas import logkeys as key
 from schemas.topics import DEAD_LETTERS, INPUT_TOPICS
@@ -45,8 +47,9 @@ class GatewayPlan:
     `operations` is a second address for /metrics, /healthz and /readyz. Without it, /metrics is
     served at `listen`; the probes are served there in any case. `insecure_loopback` accepts
     requests from this machine while no sender has a secret. `senders` is the senders file, if any.
-    `stamps` are the keys that workers check; without them nothing is stamped. `clock` returns the
-    time of receipt.
+    `stamps` are the keys that workers check; without them nothing is stamped. `signing_key` signs
+    the records of Macs, for agents; without it they are not signed. `clock` returns the time of
+    receipt.
     """
 
     data_dir: Path
@@ -56,6 +59,7 @@ class GatewayPlan:
     insecure_loopback: bool = False
     senders: Path | None = None
     stamps: Stamps | None = None
+    signing_key: SigningKey | None = None
     clock: Callable[[], datetime] = _now
 
 
@@ -68,6 +72,7 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
     """
     logins = open_logins(plan.senders, settings, log)
     check_address(plan.listen, logins(), insecure_loopback=plan.insecure_loopback)
+    write_library_logs_as_json()
     silence_kafka_clients()
     metrics = GatewayMetrics(make_registry())
     spool = Spool(
@@ -108,7 +113,7 @@ async def _serve(
         ack_wait_s=settings.ack_wait_s,
     )
     app = HttpApp(
-        KafkaSink(producer, metrics, log, plan.stamps),
+        KafkaSink(producer, metrics, log, plan.stamps, plan.signing_key),
         authenticator,
         settings,
         redactor,
@@ -131,8 +136,11 @@ async def _serve(
     gc.collect()
     gc.freeze()
     authenticator.warn_without_secrets(log)
+    if plan.signing_key is None:
+        log.warning("no --keys: records are not signed, and the agents of live sites ignore them")
     try:
-        await serve_until_stopped(apps, stopped)
+        limits = ConnectionLimits(settings.max_connections, settings.max_connections_per_peer)
+        await serve_until_stopped(apps, stopped, limits)
     finally:
         producer.stop()
         await running

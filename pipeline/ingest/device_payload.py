@@ -20,8 +20,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pipeline.ingest.foreign_fields import Problems
+from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.payload_retention import PayloadFields, retained
+from pipeline.ingest.plist_payload import load_plist
+from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.retained_events import without_secrets
 from pipeline.ingest.translation import PayloadError, Translation
-from schemas.dead_letters import MAX_KEPT_BYTES, DeadLetterCode, make_dead_letter
+from schemas.dead_letters import MAX_KEPT_BYTES, DeadLetterCode, Problem, make_dead_letter
 from schemas.envelope import DeviceEvent, Event, InventoryEvent
 from schemas.events.inventory import InventoryReported, InventorySource
 from schemas.ids import SERIAL_SUBJECT_PREFIX, event_id
@@ -55,28 +60,40 @@ class DevicePayload:
     """The bytes of one payload, and the events and problems found in it so far.
 
     `identity` is the content from which event ids are derived; if it is empty, `raw` is used.
-    `redacted` is the payload without secrets, set by `keep_redacted`. It is None before that, and
-    always for a payload over MAX_KEPT_BYTES.
+    `redacted` is the part of the payload that is kept, without secrets, set by `keep`. It is None
+    before that, and always for a payload over MAX_KEPT_BYTES.
     """
 
     source: str
     raw: bytes
     origin: str
     received_at: datetime
+    redactor: Redactor
     identity: bytes = b""
     redacted: bytes | None = None
     media_type: str = JSON
     problems: Problems = field(default_factory=Problems)
     events: list[Event] = field(default_factory=list)
 
-    def keep_redacted(self, redact: Callable[[Any], bytes], value: Any) -> None:
-        """Set `redacted` to `redact(value)`, where `value` is the parsed payload.
+    def keep(
+        self,
+        value: Any,
+        fields: PayloadFields,
+        read_plist: Callable[[bytes], Any] = load_plist,
+    ) -> None:
+        """Set `redacted` to what may be kept of the parsed payload `value`.
 
-        For a payload over MAX_KEPT_BYTES nothing changes and `redact` is not called: its bytes are
-        not kept.
+        `fields` keep their values, the other fields their types; secrets become fingerprints.
+        `read_plist` parses plists in its values. For a payload over MAX_KEPT_BYTES nothing changes.
         """
-        if len(self.raw) <= MAX_KEPT_BYTES:
-            self.redacted = redact(value)
+        if len(self.raw) > MAX_KEPT_BYTES:
+            return
+        redactor = self.redactor.with_readers(
+            lambda raw: retained(read_plist(raw), fields.plist),
+            lambda raw: retained(load_json(raw), fields.json),
+        )
+        write = redactor.plist if self.media_type == PLIST else redactor.json
+        self.redacted = write(retained(value, fields.payload))
 
     def add_inventory(self, source: InventorySource, at: datetime, /, **fields: Any) -> None:
         """Add an inventory report of this source and time; fields that are None are left out.
@@ -122,7 +139,7 @@ class DevicePayload:
             time=at,
             rawsha256=hashlib.sha256(self.raw).hexdigest(),
             rawmediatype=self.media_type,
-            data=data,
+            data=without_secrets(data, self.redactor),
             **kept,
         )
         self.events.append(event)
@@ -140,7 +157,7 @@ class DevicePayload:
         """Return the events in the order added, and one dead letter for each problem."""
         letters = tuple(
             make_dead_letter(
-                problem,
+                Problem(problem.code, self.redactor.text(problem.detail), problem.where),
                 self.raw,
                 source=self.source,
                 origin=self.origin,

@@ -23,7 +23,7 @@ from schemas.ids import (
     is_real_serial,
     is_real_udid,
 )
-from schemas.macos import Build, OSVersion, parse_build, parse_os_version, train_of
+from schemas.macos import Build, OSVersion, parse_build, parse_os_version, version_with_build
 
 # More problems of one payload do not help a reader, and a hostile payload could have millions.
 MAX_PROBLEMS: Final = 20
@@ -36,8 +36,6 @@ _RFC3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d{0,12}(Z|[+-]\d\d:\d\d)", re.ASCII
 )
 _EXTRA: Final = re.compile(r"\(?([A-Za-z])\)?", re.ASCII)
-# macOS 26 is 16 to programs built with an older SDK, with the same minor version and patch.
-_COMPATIBLE: Final = (OSVersion(16), OSVersion(26))
 _UDID: Final = TypeAdapter[str](UdidField)
 _SERIAL: Final = TypeAdapter[str](SerialField)
 _SITE: Final = TypeAdapter[str](SiteField)
@@ -188,15 +186,14 @@ class Fields:
         field `version`. A field that is absent or blank is None; an invalid one also is a problem.
         """
         stated, found = self.version(version), self.build(build)
-        train = None if found is None else found.train
+        if stated is not None and parts == stated._replace(patch=0, supplement=""):
+            parts = None  # sources leave out the patch
         versions = {one for one in (stated, parts) if one is not None}
         if not versions:
             return None, found
-        if train == _COMPATIBLE[1].major - 1:
-            versions = {_without_compatibility(one) for one in versions}
-        existing = [one for one in versions if (of := train_of(one)) and train in (None, of)]
+        existing = {version_with_build(one, found) for one in versions} - {None}
         if len(existing) == 1:
-            return existing[0], found
+            return existing.pop(), found
         texts = " or ".join(str(one) for one in dict.fromkeys((stated, parts)) if one is not None)
         if existing:
             self.bad_value(version, f"two versions: {texts}")
@@ -205,6 +202,19 @@ class Fields:
         else:
             self.bad_value(version, f"the version {texts} contradicts the build {found}")
         return None, found
+
+    def version_of_parts(self, *names: str) -> OSVersion | None:
+        """Return the version in the fields of its major, minor and patch, in this order.
+
+        Each is a whole number, or text of digits. None without a valid major and minor; an absent
+        or blank patch is 0. No field is recorded as a problem for its value.
+        """
+        major, minor, patch = (str(self.values.get(name, "")).strip() for name in names)
+        if not all(one.isascii() and one.isdigit() and len(one) <= 3 for one in (major, minor)):
+            return None
+        known = patch.isascii() and patch.isdigit() and len(patch) <= 3
+        found = OSVersion(int(major), int(minor), int(patch) if known else 0)
+        return found if found.major >= 10 else None
 
     def supplement(self, name: str) -> str | None:
         """Return the letter of a background security improvement, in lower case.
@@ -331,8 +341,3 @@ def from_epoch(seconds: float) -> datetime | None:
     if not 978_307_200 <= seconds < 4_102_444_800:
         return None
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def _without_compatibility(version: OSVersion) -> OSVersion:
-    compatible, real = _COMPATIBLE
-    return version._replace(major=real.major) if version.major == compatible.major else version

@@ -14,6 +14,7 @@ import defusedxml.ElementTree as SafeTree
 from pipeline.ingest.device_payload import DevicePayload, canonical_json
 from pipeline.ingest.foreign_fields import Fields, from_epoch
 from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.payload_retention import PayloadFields, values
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
@@ -25,6 +26,13 @@ MAX_XML_BYTES: Final = 1024 * 1024
 _MAX_XML_DEPTH: Final = 16
 _COMPUTER: Final = "Computer"
 _WITH_INVENTORY: Final = frozenset({"ComputerAdded", "ComputerInventoryCompleted"})
+_COMPUTER_FIELDS: Final = values("udid", "serialNumber", "osVersion", "osBuild", "deviceName")
+WEBHOOK_FIELDS: Final = PayloadFields(
+    {
+        "webhook": values("webhookEvent", "eventTimestamp"),
+        "event": {**_COMPUTER_FIELDS, "computer": _COMPUTER_FIELDS},
+    }
+)
 _MOBILE: Final = "MobileDevice"
 _BYTE_ORDER_MARK_AND_SPACE: Final = b"\xef\xbb\xbf \t\r\n"
 
@@ -41,12 +49,12 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
     number is a dead letter `no_device`. A body that cannot be parsed is one dead letter. An invalid
     field is a dead letter, and the rest is used. Raises nothing.
     """
-    payload = DevicePayload(SOURCE, raw, origin, received_at)
+    payload = DevicePayload(SOURCE, raw, origin, received_at, redactor)
     try:
         unreadable: list[PayloadError] = []
         body = _body(raw, unreadable)
         payload.problems.add_all(unreadable)
-        payload.keep_redacted(redactor.json, body)
+        payload.keep(body, WEBHOOK_FIELDS)
         payload.identity = canonical_json(body)
         if not isinstance(body, dict):
             raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", "$")

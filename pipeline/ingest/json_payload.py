@@ -18,7 +18,9 @@ MAX_OMITTED: Final = 20
 _ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def load_json(raw: bytes, omitted: list[PayloadError] | None = None) -> Any:
+def load_json(
+    raw: bytes, omitted: list[PayloadError] | None = None, *, max_values: int = MAX_VALUES
+) -> Any:
     """Return the value of a UTF-8 JSON document; a byte order mark is allowed.
 
     Stricter than `json.loads` where parsers disagree (RFC 7493): NaN, Infinity, a number beyond the
@@ -32,8 +34,8 @@ def load_json(raw: bytes, omitted: list[PayloadError] | None = None) -> Any:
     if len(raw) > MAX_PAYLOAD_BYTES:
         raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes")
     openings = raw.count(b"[") + raw.count(b"{")
-    if openings + raw.count(b",") > MAX_VALUES:
-        raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_VALUES} values")
+    if openings + raw.count(b",") > max_values:
+        raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {max_values} values")
     text, is_lenient = _text(raw), False
     try:
         value = _parse(text, _DECODER)

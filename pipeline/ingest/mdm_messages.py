@@ -14,13 +14,16 @@ from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.mdm_enrollment import Enrollment, enrollment_of
 from pipeline.ingest.mdm_responses import (
+    ERROR_FIELDS,
+    INFORMATION_FIELDS,
+    SECURITY_FIELDS,
     device_information,
-    erase_conditions,
     error_chain,
     install_actions,
+    order_conditions,
     security_info,
 )
-from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.payload_retention import Field, FieldsBy, ReadFields, values
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import (
@@ -43,6 +46,28 @@ from schemas.events.checkin import (
 MESSAGE_LOCATION: Final = "plist: "
 CONNECT: Final = "Connect"
 
+_VALUES: Final = values(
+    *("MessageType", "Status", "CommandUUID", "Endpoint"),
+    *("UDID", "EnrollmentID", "SerialNumber", "OSVersion", "BuildVersion"),
+    *("ProductName", "Model", "DeviceName", "AwaitingConfiguration"),
+)
+_MESSAGE_FIELDS: Final[ReadFields] = {
+    **_VALUES,
+    "ErrorChain": ERROR_FIELDS,
+    "UpdateResults": {
+        **values("ProductKey", "InstallAction", "Status"),
+        "ErrorChain": ERROR_FIELDS,
+    },
+    "QueryResponses": INFORMATION_FIELDS,
+    "SecurityInfo": SECURITY_FIELDS,
+}
+# Without an endpoint, `Data` is no status report, and nothing reads it.
+_WITH_ENDPOINT: Final[ReadFields] = {**_MESSAGE_FIELDS, "Data": None}
+MESSAGE_FIELDS: Final[Field] = FieldsBy(
+    lambda message: _WITH_ENDPOINT if "Endpoint" in message else _MESSAGE_FIELDS
+)
+"""The fields of a message that `translate_message` reads."""
+
 _DDM_FETCHES: Final = ("tokens", "declaration-items")
 _DDM_DECLARATION: Final = "declaration/"
 
@@ -62,7 +87,6 @@ class ForwardedMessage:
     server: str | None
     at: datetime
     payload: DevicePayload
-    redactor: Redactor
 
     def identity_fields(self) -> dict[str, Any]:
         """Return the fields that every MDM event has: ids, type of enrollment, server.
@@ -114,7 +138,6 @@ def translate_message(
     server_fields: Fields,
     kind: str | None,
     at: datetime,
-    redactor: Redactor,
 ) -> None:
     """Add the events of one message to its payload.
 
@@ -146,7 +169,6 @@ def translate_message(
         hints.text("server"),
         at,
         payload,
-        redactor,
     )
     handle(forwarded)
 
@@ -254,10 +276,10 @@ def _connect(forwarded: ForwardedMessage) -> None:
             MESSAGE_LOCATION + "Status",
         )
     fields: dict[str, Any] = {}
-    erase: dict[str, Any] = {}
+    conditions: dict[str, Any] = {}
     if "QueryResponses" in message:
         fields |= device_information(message.group("QueryResponses"))
-        erase = erase_conditions(message.group("QueryResponses"))
+        conditions = order_conditions(message.group("QueryResponses"))
     if "SecurityInfo" in message:
         fields |= security_info(message.group("SecurityInfo"))
     forwarded.add_event(
@@ -267,7 +289,7 @@ def _connect(forwarded: ForwardedMessage) -> None:
         status=status,
         error_chain=error_chain(message),
         install_actions=install_actions(message),
-        **erase,
+        **conditions,
     )
     if any(value is not None for value in fields.values()):
         forwarded.add_inventory(mdm_enrolled=True, **fields)
@@ -314,9 +336,7 @@ def _declarative_management(forwarded: ForwardedMessage) -> None:
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", location)
     forwarded.payload.problems.add_all(unreadable, f"{location}: ")
     fields = Fields(report, location + ".", forwarded.payload.problems)
-    forwarded.add_event(
-        DdmStatusEvent, DdmStatusReported, **read_status(fields, forwarded.redactor)
-    )
+    forwarded.add_event(DdmStatusEvent, DdmStatusReported, **read_status(fields))
     _add_site_hint(forwarded)
 
 

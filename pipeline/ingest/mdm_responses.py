@@ -8,9 +8,26 @@ from typing import Any, Final
 
 from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.mdm_enrollment import refuse_other_products
+from pipeline.ingest.payload_retention import ReadFields, values
 from schemas.events.checkin import CommandError
 from schemas.ids import clean_text
 from schemas.macos import OSVersion, running_system
+
+# The fields that the functions below read.
+INFORMATION_FIELDS: Final = values(
+    *("ProductName", "Model", "OSVersion", "BuildVersion", "SerialNumber"),
+    *("SupplementalOSVersionExtra", "SupplementalBuildVersion", "SoftwareUpdateDeviceID"),
+    *("DeviceName", "HostName", "IsAppleSilicon", "IsSupervised"),
+    *("AvailableDeviceCapacity", "BatteryLevel", "HasBattery"),
+    *("EACSPreflight", "PINRequiredForEraseDevice", "AwaitingConfiguration"),
+)
+SECURITY_FIELDS: Final[ReadFields] = {
+    **values("FDE_Enabled", "AuthenticatedRootVolumeEnabled"),
+    "ManagementStatus": values("UserApprovedEnrollment", "EnrolledViaDEP"),
+}
+ERROR_FIELDS: Final = values(
+    "ErrorCode", "ErrorDomain", "USEnglishDescription", "LocalizedDescription"
+)
 
 MAX_ERRORS: Final = 32
 MAX_UPDATES: Final = 64
@@ -49,14 +66,16 @@ def device_information(responses: Fields) -> dict[str, Any]:
     }
 
 
-def erase_conditions(responses: Fields) -> dict[str, Any]:
-    """Return `erase_preflight` and `pin_required` of a DeviceInformation response.
+def order_conditions(responses: Fields) -> dict[str, Any]:
+    """Return `erase_preflight`, `pin_required` and `awaiting_configuration`.
 
-    Each is None if it is absent or invalid; an invalid one is recorded as a problem.
+    They are those of a DeviceInformation response. Each is None if it is absent or invalid; an
+    invalid one is recorded as a problem.
     """
     return {
         "erase_preflight": responses.text("EACSPreflight"),
         "pin_required": responses.flag("PINRequiredForEraseDevice"),
+        "awaiting_configuration": responses.flag("AwaitingConfiguration"),
     }
 
 

@@ -14,10 +14,17 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
+from pipeline.ingest.ddm_status import STATUS_REPORT
 from pipeline.ingest.device_payload import PLIST, DevicePayload, canonical_json
 from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.mdm_messages import CONNECT, MESSAGE_LOCATION, translate_message
+from pipeline.ingest.mdm_messages import (
+    CONNECT,
+    MESSAGE_FIELDS,
+    MESSAGE_LOCATION,
+    translate_message,
+)
+from pipeline.ingest.payload_retention import PayloadFields, ReadFields, values
 from pipeline.ingest.plist_payload import load_plist, looks_like_plist
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.translation import PayloadError, Translation
@@ -27,6 +34,18 @@ _TOPIC: Final = "mdm."
 _CHECKIN: Final = "checkin_event"
 _ACKNOWLEDGE: Final = "acknowledge_event"
 _RAW_PAYLOAD: Final = "raw_payload"
+_SERVER_FIELDS: Final[ReadFields] = {
+    **values("udid", "enrollment_id", "status", "command_uuid", "token_update_tally"),
+    "ids": values("id", "type"),
+    "url_params": values("site", "server"),
+    _RAW_PAYLOAD: None,
+}
+_MESSAGE: Final = PayloadFields(MESSAGE_FIELDS, MESSAGE_FIELDS, STATUS_REPORT)
+WEBHOOK_FIELDS: Final = PayloadFields(
+    {**values("topic", "created_at"), _CHECKIN: _SERVER_FIELDS, _ACKNOWLEDGE: _SERVER_FIELDS},
+    MESSAGE_FIELDS,
+    STATUS_REPORT,
+)
 
 
 def translate_webhook(
@@ -39,18 +58,18 @@ def translate_webhook(
     cannot be used gives dead letters and no events. Another field that is invalid is a dead letter,
     and the rest is used. Raises nothing.
     """
-    payload = DevicePayload(source, raw, origin, received_at)
+    payload = DevicePayload(source, raw, origin, received_at, redactor)
     try:
         if looks_like_plist(raw):
-            _bare_message(payload, redactor)
+            _bare_message(payload)
         else:
-            _webhook(payload, redactor)
+            _webhook(payload)
     except PayloadError as error:
         return payload.refuse(error)
     return payload.translation()
 
 
-def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
+def _bare_message(payload: DevicePayload) -> None:
     """Add the events of a bare plist message to the payload.
 
     Raises PayloadError, with a code of `load_plist` or `translate_message`, if the message cannot
@@ -60,18 +79,17 @@ def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
     message = load_plist(payload.raw, unreadable)
     payload.problems.add_all(unreadable, MESSAGE_LOCATION)
     payload.media_type = PLIST
-    payload.keep_redacted(redactor.plist, message)
+    payload.keep(message, _MESSAGE)
     translate_message(
         message,
         payload,
         server_fields=Fields({}, "", payload.problems),
         kind=None,
         at=payload.received_at,
-        redactor=redactor,
     )
 
 
-def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
+def _webhook(payload: DevicePayload) -> None:
     """Add the events of a JSON webhook body to the payload.
 
     Raises PayloadError if the body or the message in it cannot be parsed or used: `unknown_type`
@@ -84,7 +102,7 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     # The Mac's message is needed twice, to find secrets and to translate it: parse it once.
     unreadable_in: dict[bytes, list[PayloadError]] = defaultdict(list)
     read_plist = cache(lambda raw: load_plist(raw, unreadable_in[raw]))
-    payload.keep_redacted(redactor.with_plist_reader(read_plist).json, body)
+    payload.keep(body, WEBHOOK_FIELDS, read_plist)
     if not isinstance(body, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", "$")
     payload.identity = canonical_json(body)
@@ -115,7 +133,6 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
         server_fields=server_fields,
         kind=kind,
         at=at or payload.received_at,
-        redactor=redactor,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from pipeline.ingest.device_payload import PLIST, DevicePayload, plausible_time
 from pipeline.ingest.foreign_fields import Fields, from_epoch
+from pipeline.ingest.payload_retention import PayloadFields, values
 from pipeline.ingest.plist_payload import load_plist
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.translation import PayloadError, Translation
@@ -19,6 +20,15 @@ SOURCE: Final = "munki"
 
 _LOCATION: Final = "plist: "
 _REPORT_KEYS: Final = ("MachineInfo", "ManagedInstallVersion", "RunType", "ManifestName")
+REPORT_FIELDS: Final = PayloadFields(
+    {
+        **values("StartTime", "EndTime", "AvailableDiskSpace"),
+        "MachineInfo": values(
+            *("serial_number", "os_vers", "os_build_number", "machine_model", "device_id"),
+            *("hostname", "arch"),
+        ),
+    }
+)
 _UNKNOWN: Final = "UNKNOWN"
 _DEVICE_ID: Final = re.compile(r"[A-Z][A-Za-z0-9]*AP", re.ASCII)
 
@@ -32,12 +42,12 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
     not such a report `unknown_type`. An invalid field is a dead letter, and the rest is used.
     Raises nothing.
     """
-    payload = DevicePayload(SOURCE, raw, origin, received_at, media_type=PLIST)
+    payload = DevicePayload(SOURCE, raw, origin, received_at, redactor, media_type=PLIST)
     try:
         unreadable: list[PayloadError] = []
         report = load_plist(raw, unreadable)
         payload.problems.add_all(unreadable, _LOCATION)
-        payload.keep_redacted(redactor.plist, report)
+        payload.keep(report, REPORT_FIELDS)
         if not isinstance(report, dict) or not any(key in report for key in _REPORT_KEYS):
             raise PayloadError(
                 DeadLetterCode.UNKNOWN_TYPE, "not a ManagedInstallReport", _LOCATION + "root"
@@ -62,7 +72,8 @@ def _report(report: Fields, payload: DevicePayload) -> None:
             machine.where + "serial_number",
         )
     reported_at = _instant(report, "EndTime") or _instant(report, "StartTime")
-    version, build = machine.system("os_vers", "os_build_number")
+    parts = machine.version_of_parts("os_vers_major", "os_vers_minor", "os_vers_patch")
+    version, build = machine.system("os_vers", "os_build_number", parts)
     model, device_id = machine.text("machine_model"), machine.text("device_id")
     payload.add_inventory(
         "munki",

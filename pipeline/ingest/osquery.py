@@ -18,7 +18,8 @@ from typing import Any, Final
 from pipeline.ingest.device_payload import DevicePayload, canonical_json, plausible_time
 from pipeline.ingest.foreign_fields import Fields, from_epoch
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.osquery_tables import is_known_table, is_table_name, read_row
+from pipeline.ingest.osquery_tables import is_known_table, is_table_name, read_row, row_fields
+from pipeline.ingest.payload_retention import FieldsBy, PayloadFields, ReadFields, values
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
@@ -31,6 +32,12 @@ MAX_ROWS: Final = 1_000
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _PRESENT: Final = ("added", "snapshot", None)
 _REMOVED: Final = "removed"
+_RESULT: Final = FieldsBy(lambda result: _result_fields(result.get("name")))
+RESULT_FIELDS: Final = PayloadFields(_RESULT)
+# A document has results, or is one.
+DOCUMENT_FIELDS: Final = PayloadFields(
+    FieldsBy(lambda document: {**_result_fields(document.get("name")), "data": _RESULT})
+)
 # A number in place of a text has lost its form: 26.1 and 26.10 are one number.
 _TEXTS: Final = frozenset({"version", "build", "extra"})
 
@@ -67,6 +74,17 @@ def translate_lines(
             yield _translate_document(content, f"{origin}:{number}", received_at, redactor)
 
 
+def _result_fields(name: object) -> ReadFields:
+    row = row_fields(name if isinstance(name, str) else "")
+    return {
+        **values("name", "action", "unixTime", "hostIdentifier"),
+        "decorations": values("host_uuid", "hardware_uuid", "uuid", "hardware_serial"),
+        "columns": row,
+        "snapshot": row,
+        "diffResults": {"added": row, "removed": row},
+    }
+
+
 def _is_lines(raw: bytes) -> bool:
     """Return True if this is no JSON document, and any of several lines is one with content.
 
@@ -92,16 +110,16 @@ def _translate_document(
 ) -> Translation:
     """Return the translation of one JSON document: a result, an array, or a logger's body.
 
-    A document that cannot be parsed, or has more than MAX_RESULTS results, gives one dead letter
-    and no events. Raises nothing.
+    A document that cannot be parsed, or has no results or more than MAX_RESULTS, gives one dead
+    letter and no events. Raises nothing.
     """
 
     def translate_result(value: Any, raw: bytes, location: str) -> Translation:
-        payload = DevicePayload(SOURCE, raw, origin, received_at)
+        payload = DevicePayload(SOURCE, raw, origin, received_at, redactor)
         if location in ("$", "$[0]"):
             payload.problems.add_all(unreadable)
         try:
-            payload.keep_redacted(redactor.json, value)
+            payload.keep(value, RESULT_FIELDS)
             payload.identity = canonical_json(value)
             if not isinstance(value, dict):
                 raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", location)
@@ -117,10 +135,12 @@ def _translate_document(
             found = found["data"]
         if not isinstance(found, list):
             return translate_result(found, raw, "$")
+        if not found:
+            raise PayloadError(DeadLetterCode.BAD_SHAPE, "no results", "$")
         if len(found) > MAX_RESULTS:
             raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_RESULTS} results", "$")
     except PayloadError as error:
-        return DevicePayload(SOURCE, raw, origin, received_at).refuse(error)
+        return DevicePayload(SOURCE, raw, origin, received_at, redactor).refuse(error)
     return Translation.join(
         translate_result(item, canonical_json(item), f"$[{index}]")
         for index, item in enumerate(found)

@@ -7,11 +7,12 @@ prefix names (`pack_it_os_version`, `pack/Global/os_version`), and operators wri
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pipeline.ingest.foreign_fields import Fields
+from pipeline.ingest.foreign_fields import Fields, Problems
 from pipeline.ingest.mdm_enrollment import refuse_other_products
+from pipeline.ingest.payload_retention import FieldsBy, ReadFields, values
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
-from schemas.macos import OSVersion, running_system
+from schemas.macos import running_system
 
 _OS_VERSION: Final = "os_version"
 _SYSTEM_INFO: Final = "system_info"
@@ -27,7 +28,19 @@ def is_known_table(query: str, row: Fields) -> bool:
     `query` is the query's name, with or without the prefix of its pack.
     """
     query = _table_name(query, row)
-    return any(belongs(query, row) for belongs, _ in _TABLES)
+    return any(belongs(query, row) for belongs, _, _ in _TABLES)
+
+
+def row_fields(query: str) -> FieldsBy:
+    """Return the columns that Drydock reads of a row of the query, by the tables of the row."""
+
+    def select(row: Mapping[str, Any]) -> ReadFields:
+        view = Fields(row, "", Problems())
+        table = _table_name(query, view)
+        read = [columns for belongs, _, columns in _TABLES if belongs(table, view)]
+        return values("table_name", *(name for columns in read for name in columns))
+
+    return FieldsBy(select)
 
 
 def is_table_name(query: str) -> bool:
@@ -54,7 +67,7 @@ def read_row(query: str, row: Fields) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {}
     query = _table_name(query, row)
-    for belongs, read in _TABLES:
+    for belongs, read, _ in _TABLES:
         if belongs(query, row):
             fields |= {name: value for name, value in read(row).items() if value is not None}
     return fields
@@ -89,24 +102,11 @@ def _os_version(row: Fields) -> dict[str, Any]:
             f"another operating system: {name or platform}",
             row.where + "platform",
         )
-    stated = row.system("version", "build", _version_of_parts(row))
+    stated = row.system("version", "build", row.version_of_parts("major", "minor", "patch"))
     version, build = running_system(*stated, row.supplement("extra"), None)
     if not any(row.values.get(name) for name in ("version", "build", "major")):
         row.bad_value("version", "the row has no version and no build of macOS")
     return {"os_version": version, "build": build, "apple_silicon": _is_arm(row.text("arch"))}
-
-
-def _version_of_parts(row: Fields) -> OSVersion | None:
-    """Return the version in `major`, `minor` and `patch`; None without a valid major and minor.
-
-    An absent or blank patch is 0.
-    """
-    parts = [row.text(name) or "" for name in ("major", "minor", "patch")]
-    if not all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts[:2]):
-        return None
-    major, minor = int(parts[0]), int(parts[1])
-    patch = int(parts[2]) if parts[2].isascii() and parts[2].isdigit() else 0
-    return OSVersion(major, minor, patch) if major >= 10 and patch < 1000 else None
 
 
 def _is_system_info(query: str, row: Fields) -> bool:
@@ -225,11 +225,25 @@ def _number(row: Fields, name: str, most: float) -> float | None:
     return value
 
 
-_Table = tuple[Callable[[str, Fields], bool], Callable[[Fields], Mapping[str, Any]]]
+_Table = tuple[
+    Callable[[str, Fields], bool], Callable[[Fields], Mapping[str, Any]], tuple[str, ...]
+]
+# For each table: which rows belong to it, how they are read, and the columns for both.
 _TABLES: Final[tuple[_Table, ...]] = (
-    (_is_os_version, _os_version),
-    (_is_system_info, _system_info),
-    (_is_battery, _battery),
-    (_is_root_mount, _root_mount),
-    (_is_mdm, _mdm),
+    (
+        _is_os_version,
+        _os_version,
+        ("build", "platform", "major", "minor", "patch", "version", "name", "extra", "arch"),
+    ),
+    (
+        _is_system_info,
+        _system_info,
+        (
+            *("hardware_serial", "uuid", "hardware_model", "hardware_vendor"),
+            *("computer_name", "hostname", "cpu_type"),
+        ),
+    ),
+    (_is_battery, _battery, ("percent_remaining", "state")),
+    (_is_root_mount, _root_mount, ("path", "blocks_available", "blocks_size")),
+    (_is_mdm, _mdm, ("enrolled", "installed_from_dep", "user_approved", "server_url")),
 )

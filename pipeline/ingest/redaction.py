@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.plist_payload import dump_plist, load_plist
+from pipeline.ingest.secret_forms import has_secret, replace_secrets
 from pipeline.ingest.translation import PayloadError
 
 MIN_KEY_BYTES: Final = 16
@@ -189,33 +190,6 @@ _MAX_LEVELS: Final = 150
 _DOCUMENT_LEVELS: Final = 32
 
 
-# Secrets in a text, by their form. The group `secret` is replaced.
-_FORMS: Final = (
-    re.compile(
-        r"(?P<secret>-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]+-----|\Z))", re.S
-    ),
-    # A FileVault recovery key: six groups of four.
-    re.compile(
-        r"(?<![\w-])(?P<secret>(?!hmac-sha256:)[A-Z0-9]{4}(?:-[A-Z0-9]{4}){5})(?![\w-])",
-        re.I | re.A,
-    ),
-    re.compile(r"[a-z][a-z0-9+.-]*://[^\s/:@]*:(?P<secret>(?!hmac-sha256:)[^\s/]+)@", re.I | re.A),
-    re.compile(
-        r"\bAuthorization[\"']?\s*[:=]\s*[\"']?(?P<secret>(?!hmac-sha256:)[^\s\"'][^\"'\r\n]*)",
-        re.I,
-    ),
-    re.compile(
-        r"\b(?:Basic|Bearer)\s+(?P<secret>(?!hmac-sha256:)(?=[^\s]*[0-9=])[A-Za-z0-9+/=._~-]{4,})"
-    ),
-    re.compile(
-        rf"[\w.-]*(?:{'|'.join(_SECRET_PARTS)})[\w.-]*[\"']?\s*[:=]\s*"
-        r"[\"']?(?P<secret>(?!hmac-sha256:)[^\s\"',;<>]+)",
-        re.I,
-    ),
-)
-_FORM_MARK: Final = re.compile(r"[:=-]|Basic|Bearer")
-
-
 def is_secret(name: str) -> bool:
     """Return True if a field of this name is on the list of secrets, or has a secret part.
 
@@ -248,13 +222,20 @@ def hides_document(text: str) -> bool:
 
 
 def _classify_name(name: str) -> tuple[bool, bool]:
-    """Return two flags of a field's name: it contains no document in base64; it names a secret."""
-    return not hides_document(name), is_secret(name)
+    """Return whether a field's name is free of secrets itself, and whether it names a secret.
+
+    A document in base64 could hide a secret; another secret is known by its form. A name over
+    `_MAX_NAME` characters is no field of any format, and is not searched.
+    """
+    if len(name) > _MAX_NAME:
+        return False, False
+    return not hides_document(name) and not has_secret(name), is_secret(name)
 
 
 # Documents repeat the same few names. The cache is limited in number and in length of names.
 _classify_short_name: Final = lru_cache(maxsize=4096)(_classify_name)
 _MAX_CACHED_NAME: Final = 64
+_MAX_NAME: Final = 1024
 
 
 class Redactor:
@@ -265,18 +246,27 @@ class Redactor:
     bytes: with a guessable key every PIN could be tried.
     """
 
-    def __init__(self, key: bytes, read_plist: Callable[[bytes], Any] = load_plist) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        read_plist: Callable[[bytes], Any] = load_plist,
+        read_json: Callable[[bytes], Any] = load_json,
+    ) -> None:
         if len(key) < MIN_KEY_BYTES:
             raise ValueError(f"a redaction key must have at least {MIN_KEY_BYTES} bytes")
         self._key = bytes(key)
         self._read_plist = read_plist
+        self._read_json = read_json
 
-    def with_plist_reader(self, read_plist: Callable[[bytes], Any]) -> "Redactor":
-        """Return a redactor with the same key, which parses plists inside values by `read_plist`.
+    def with_readers(
+        self, read_plist: Callable[[bytes], Any], read_json: Callable[[bytes], Any]
+    ) -> "Redactor":
+        """Return a redactor with the same key, which reads documents inside values with these.
 
-        `read_plist` is `load_plist` or a cached form of it, and raises PayloadError like it.
+        They return what is to be kept of a plist and of JSON, and raise PayloadError like
+        `load_plist` and `load_json`.
         """
-        return Redactor(self._key, read_plist)
+        return Redactor(self._key, read_plist, read_json)
 
     def fingerprint(self, field: str, value: object) -> str:
         """Return `hmac-sha256:` and 16 hex digits over the field's name and the value's bytes.
@@ -302,6 +292,10 @@ class Redactor:
         None, empty or a boolean are kept: they reveal nothing.
         """
         return self._cut(value, 0)
+
+    def text(self, text: str) -> str:
+        """Return a text with a fingerprint in place of each secret that is known by its form."""
+        return replace_secrets(text, lambda secret: self.fingerprint("text", secret))
 
     def json(self, value: Any) -> bytes:
         """Return the compact UTF-8 JSON of a parsed JSON value, with fingerprints for its secrets.
@@ -347,7 +341,8 @@ class Redactor:
 
         The value of a secret field becomes a fingerprint, unless it is None, empty or a boolean;
         other values are searched. A name that seems to contain a document in base64 could hide the
-        name of a secret: name and value become fingerprints.
+        name of a secret: name and value become fingerprints, as do those of a name over 1,024
+        characters.
         """
         is_readable, is_named_secret = (
             _classify_short_name(key) if len(key) <= _MAX_CACHED_NAME else _classify_name(key)
@@ -366,20 +361,6 @@ class Redactor:
         """Return the fingerprint of a secret; None, an empty value or a boolean as it is."""
         return self.fingerprint(name, value) if _has_content(value) else value
 
-    def _without_secret_forms(self, text: str) -> str:
-        """Return the text with a fingerprint in place of each secret known by its form."""
-        if _FORM_MARK.search(text) is None:
-            return text
-
-        def replaced(match: re.Match[str]) -> str:
-            start, end = (at - match.start() for at in match.span("secret"))
-            fingerprint = self.fingerprint("text", match["secret"])
-            return match[0][:start] + fingerprint + match[0][end:]
-
-        for form in _FORMS:
-            text = form.sub(replaced, text)
-        return text
-
     def _text(self, value: str, depth: int) -> str:
         """Return a text without secrets; it may be JSON or a plist, as it is or in base64.
 
@@ -396,7 +377,7 @@ class Redactor:
             return cut if _FIELD_MARK.search(raw) else value
         if hides_document(value):
             return self._base64_document("text", value, depth)
-        return self._without_secret_forms(value)
+        return self.text(value)
 
     def _base64_document(self, key: str, value: str, depth: int) -> str:
         """Return the base64 of the document in `value` without its secrets.
@@ -421,7 +402,7 @@ class Redactor:
             return self.fingerprint(key, raw)
         try:
             if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
-                value = self._cut(load_json(raw), inside)
+                value = self._cut(self._read_json(raw), inside)
                 return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
             return dump_plist(self._cut(self._read_plist(raw), inside))
         except PayloadError:

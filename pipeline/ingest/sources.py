@@ -13,6 +13,8 @@ from typing import Final, Protocol
 
 from pipeline.ingest import gdmf, jamf, kev, micromdm, munki, nanomdm, osquery, sofa
 from pipeline.ingest.feed_diff import DiffFeed, translate_since
+from pipeline.ingest.mdm_webhook import WEBHOOK_FIELDS
+from pipeline.ingest.payload_retention import PayloadFields
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.translation import Translation
 from schemas.events import advisory, checkin
@@ -23,6 +25,7 @@ from schemas.model import WireModel
 # The settings with the secrets of senders of events in Drydock's own form.
 EVENTS_SECRET: Final = "events_secret"
 ADVISORIES_SECRET: Final = "advisories_secret"
+ADMIN_SECRET: Final = "admin_secret"
 
 
 class Translator(Protocol):
@@ -80,6 +83,7 @@ class DeviceSource:
     """A system that reports on Macs, by webhook or in files.
 
     - `reports_as`: the `source` of its inventory reports
+    - `read_fields`: the fields of its payloads that are kept with their values
     - `translate_lines`: for files with one payload on each line, which may have any size
     - `hmac_key`: the setting with the key of its requests' HMAC; None if it signs no requests. If
       the setting has a value, every request must be signed, and `secret` is not used.
@@ -89,6 +93,7 @@ class DeviceSource:
     reports_as: InventorySource
     translate: Translator
     permitted_fields: PermittedFields
+    read_fields: PayloadFields
     translate_lines: LineTranslator | None = None
     hmac_key: str | None = None
 
@@ -144,13 +149,21 @@ SOURCES: Final[tuple[Feed | DeviceSource, ...]] = (
         kev.diff,
         {advisory.AdvisorySeverityRaised: frozenset({"cves", "exploited_cves", "kev_due_at"})},
     ),
-    DeviceSource("nanomdm", "mdm", nanomdm.translate, _MDM_FIELDS, hmac_key="nanomdm_hmac_key"),
-    DeviceSource("micromdm", "mdm", micromdm.translate, _MDM_FIELDS),
+    DeviceSource(
+        "nanomdm",
+        "mdm",
+        nanomdm.translate,
+        _MDM_FIELDS,
+        WEBHOOK_FIELDS,
+        hmac_key="nanomdm_hmac_key",
+    ),
+    DeviceSource("micromdm", "mdm", micromdm.translate, _MDM_FIELDS, WEBHOOK_FIELDS),
     DeviceSource(
         "jamf",
         "jamf",
         jamf.translate,
         {InventoryReported: frozenset({"udid", "serial", "os_version", "build", "hostname"})},
+        jamf.WEBHOOK_FIELDS,
     ),
     DeviceSource(
         "osquery",
@@ -163,6 +176,7 @@ SOURCES: Final[tuple[Feed | DeviceSource, ...]] = (
                 | {"free_disk_gb", "battery_percent", "on_ac_power"}
             )
         },
+        osquery.DOCUMENT_FIELDS,
         translate_lines=osquery.translate_lines,
     ),
     DeviceSource(
@@ -175,6 +189,7 @@ SOURCES: Final[tuple[Feed | DeviceSource, ...]] = (
                 | {"apple_silicon", "free_disk_gb"}
             )
         },
+        munki.REPORT_FIELDS,
     ),
 )
 FEEDS: Final = tuple(one for one in SOURCES if isinstance(one, Feed))
@@ -191,6 +206,7 @@ SECRET_SETTINGS: Final = (
     *(source.secret for source in SOURCES),
     EVENTS_SECRET,
     ADVISORIES_SECRET,
+    ADMIN_SECRET,
 )
 
 
@@ -225,6 +241,9 @@ def translator_since(
 TRANSLATORS: Final[Mapping[str, Translator]] = {
     **{feed.name: translator_since(feed.name, None) for feed in FEEDS},
     **{source.name: source.translate for source in DEVICE_SOURCES},
+}
+READ_FIELDS: Final[Mapping[str, PayloadFields]] = {
+    source.name: source.read_fields for source in DEVICE_SOURCES
 }
 LINE_TRANSLATORS: Final[Mapping[str, LineTranslator]] = {
     source.name: source.translate_lines

@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
 )
 
+from pipeline.policy.blast_radius import BlastRadius, ConfirmedMacs
 from runtime.yaml_model import StrictModel
 from schemas.decisions import Severity
 from schemas.ids import SiteField
@@ -170,7 +171,7 @@ class Site(StrictModel):
 
     `uplink_mbps` is in megabits per second. `cache`: the site has a content cache, so an installer
     crosses the uplink once. `ssh`: the site's executor can log in to its Macs. Without `windows`
-    the policy's windows apply.
+    the policy's windows apply. `confirmed` are Macs that MDM need not confirm.
     """
 
     time_zone: TimeZoneName
@@ -180,6 +181,7 @@ class Site(StrictModel):
     max_jobs: Annotated[int, Field(ge=1, le=10_000)] = 25
     windows: tuple[Window, ...] | None = None
     match: Match = Match()
+    confirmed: ConfirmedMacs = ConfirmedMacs()
 
     @cached_property
     def zone(self) -> ZoneInfo:
@@ -210,6 +212,8 @@ class Deadlines(BySeverity):
     `exploited`.
     `kev_due_dates`: CISA's due date for an exploited CVE is the deadline if it is earlier.
     `after_enrollment`: no deadline of a Mac is earlier than this after its last enrollment began.
+    `notice_minutes`: after the deadline, a user at the screen gets a notice this long before an
+    installation over SSH; before it the user is left alone.
     """
 
     exploited: Duration = timedelta(days=3)
@@ -220,6 +224,7 @@ class Deadlines(BySeverity):
     routine: Duration = timedelta(days=45)
     kev_due_dates: bool = True
     after_enrollment: Duration = timedelta(0)
+    notice_minutes: Annotated[int, Field(ge=0, le=120)] = 15
 
 
 class Deferrals(BySeverity):
@@ -254,7 +259,7 @@ class Methods(StrictModel):
     )
     reimage: tuple[Literal["asr"], ...] = ("asr",)
     reenroll: tuple[Literal["profiles_renew", "install_profile"], ...] = ("profiles_renew",)
-    restart: tuple[Literal["restart_device"], ...] = ("restart_device",)
+    restart: tuple[Literal["restart_update_service", "restart_device"], ...] = ("restart_device",)
 
     def of(self, action: Action) -> tuple[Method, ...]:
         """Return the methods allowed for an action, in order of preference; may be empty."""
@@ -356,11 +361,35 @@ class FollowUp(StrictModel):
     """Points that must be confirmed after a reinstall or a reimage before the Mac is done.
 
     `activations`: the names of per-device activations that a report must confirm. `compliant`: a
-    report must confirm that the Mac is compliant.
+    report must confirm that the Mac is compliant. `bootstrap_token`: one must be escrowed at the
+    MDM server, without which no later update is unattended on Apple silicon.
     """
 
     activations: tuple[PlainText, ...] = ()
     compliant: bool = True
+    bootstrap_token: bool = False
+
+
+class Approvals(StrictModel):
+    """Approvals of erasing jobs. One whose end is later than `lasts_at_most` from now is not used.
+
+    Executors accept at most 31 days from the issue of the job.
+    """
+
+    lasts_at_most: Duration = timedelta(days=31)
+
+
+class Backups(StrictModel):
+    """Copies that a Mac must have before destructive work; its executor looks at the Mac.
+
+    `reinstall`: before a reinstall in place; `erase`: before an erase, which no snapshot survives.
+    None: none is needed. A copy older than `max_age` does not count. MDM shows no copies, so with
+    `erase` a Mac is not erased by `erase_device`.
+    """
+
+    reinstall: Literal["snapshot", "time_machine"] | None = None
+    erase: Literal["time_machine"] | None = None
+    max_age: Annotated[Duration, Field(ge=timedelta(hours=1))] = timedelta(days=1)
 
 
 class Image(StrictModel):
@@ -429,7 +458,10 @@ class Policy(StrictModel):
     loans: Loans = Loans()
     mdm: Mdm = Mdm()
     thresholds: Thresholds = Thresholds()
+    blast_radius: BlastRadius = BlastRadius()
     follow_up: FollowUp = FollowUp()
+    approvals: Approvals = Approvals()
+    backups: Backups = Backups()
     images: tuple[Image, ...] = ()
     firmware: tuple[Firmware, ...] = ()
     exemptions: tuple[Exemption, ...] = ()

@@ -18,6 +18,7 @@ from pipeline.processors.batch_consumer import BatchConsumer, BatchHandler
 from pipeline.processors.device_shard import DEVICE_TOPICS
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
+from runtime.metrics_hosts import REFUSAL, MetricsHosts
 from schemas.topics import DISPATCH
 
 SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)
@@ -120,7 +121,8 @@ def add_pages(
 
     `health` returns a flag and figures: `/healthz` responds 200 if the flag is True, else 503, with
     the figures as JSON. `/readyz` responds 200 if `unready_reasons` returns none, else 503 with the
-    reasons. `/metrics` has the metrics of `registry` in Prometheus text format.
+    reasons. `/metrics` has the metrics of `registry` in Prometheus text format, but responds 403 to
+    a name in Host that can be of another's domain.
     """
 
     @app.page("/healthz")
@@ -134,8 +136,12 @@ def add_pages(
         body = {"ready": not reasons, "reasons": reasons}
         return web.json(body, status=503 if reasons else 200)
 
+    hosts = MetricsHosts()
+
     @app.page("/metrics")
-    async def metrics(web: Any, request: Any) -> Any:  # noqa: ARG001
+    async def metrics(web: Any, request: Any) -> Any:
+        if not hosts.permits(request.headers.get("host")):
+            return web.text(REFUSAL, status=403)
         body = generate_latest(registry)
         return web.bytes(body, content_type=CONTENT_TYPE_LATEST.partition(";")[0])
 

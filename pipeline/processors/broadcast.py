@@ -8,19 +8,32 @@ Invariant: every record before `next_offsets[topic]` is folded into `fleet`, onc
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pipeline.decide.admission import reject_reason
 from pipeline.state.fleet import NO_CHANGE, Change, Fleet
 from pipeline.trust.stamps import Stamps
 from schemas.dead_letters import DeadLetterCode, Problem
-from schemas.envelope import AdvisoryEvent, Event, InvalidEvent, decode
+from schemas.envelope import (
+    AdvisoryEvent,
+    ApprovalGrantedEvent,
+    Event,
+    HaltSetEvent,
+    InvalidEvent,
+    decode,
+)
 from schemas.signed_payloads import PublicKeys
-from schemas.topics import ADVISORIES, CONTROL
+from schemas.signed_records import AUTOMATIC_HALT_RECORD, CONTROL_RECORD, verify_record
+from schemas.signing import SignatureError
+from schemas.topics import ADVISORIES, CONTROL, HALTS
 
-BROADCAST_TOPICS: Final = (ADVISORIES, CONTROL)
+BROADCAST_TOPICS: Final = (ADVISORIES, CONTROL, HALTS)
 _MODELS: Final = {topic.name: topic.models for topic in BROADCAST_TOPICS}
 
+_SIGNED_INSIDE: Final = ApprovalGrantedEvent
+_NO_KEYS: Final[PublicKeys] = MappingProxyType({})
 NO_STAMP: Final = Problem(DeadLetterCode.UNSTAMPED, "no gateway or feed stamped it", "$.stamp")
 
 Offsets = Mapping[str, int]
@@ -83,18 +96,69 @@ def find_shortage(topic: str, log: BroadcastLog, kept_end: int) -> Shortage | No
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class BroadcastAdmission:
+    """The keys with which records of the broadcast topics are admitted; see BroadcastState."""
+
+    approvals: PublicKeys
+    stamps: Stamps | None = None
+    control: PublicKeys | None = None
+    jobs: PublicKeys = field(default_factory=dict)
+
+    def admit(self, topic: str, raw: bytes) -> Event | BroadcastRejection:
+        """Return the event of a record, or the reason for which it cannot be used."""
+        if topic == ADVISORIES.name and self.stamps is not None and not self.stamps.is_valid(raw):
+            return BroadcastRejection(*NO_STAMP, raw)
+        try:
+            event = decode(raw)
+        except InvalidEvent as error:
+            return BroadcastRejection(error.code, error.detail, error.where, raw)
+        unsigned = self._signature_problem(topic, event, raw)
+        if unsigned is not None:
+            return BroadcastRejection(*unsigned, raw)
+        if not isinstance(event, _MODELS[topic]):
+            wrong: str | None = f"{event.type} does not belong here"
+        elif isinstance(event, HaltSetEvent) and event.data.is_automatic != (topic == HALTS.name):
+            wrong = "a halt of an operator, or of Drydock itself, in the topic of the other"
+        else:
+            wrong = reject_reason(event, jobs={}, approvals=self.approvals)
+        if wrong is not None:
+            return BroadcastRejection(DeadLetterCode.BAD_VALUE, wrong, "$.data", raw)
+        return event
+
+    def _signature_problem(self, topic: str, event: Event, raw: bytes) -> Problem | None:
+        """Return the problem of a control event that no trusted key signed; None without one."""
+        if topic == ADVISORIES.name or self.control is None or isinstance(event, _SIGNED_INSIDE):
+            return None
+        try:
+            if topic == HALTS.name:
+                verify_record(raw, AUTOMATIC_HALT_RECORD, self.jobs)
+            else:
+                verify_record(raw, CONTROL_RECORD, self.control)
+        except SignatureError as error:
+            return Problem(DeadLetterCode.UNSIGNED, str(error), "$.signature")
+        return None
+
+
 class BroadcastState:
     """All broadcast records so far, in the order in which they were read, and their fold.
 
-    With `stamps` an advisory without a valid stamp is rejected.
+    With `stamps` an advisory without a valid stamp is rejected. With `control` a control event is
+    rejected that none of these keys signed, or none of `jobs` for a halt that Drydock itself sets.
+    An approval has the signature of its approver instead.
     """
 
-    def __init__(self, approvals: PublicKeys, stamps: Stamps | None = None) -> None:
+    def __init__(
+        self,
+        approvals: PublicKeys,
+        stamps: Stamps | None = None,
+        control: PublicKeys | None = None,
+        jobs: PublicKeys = _NO_KEYS,
+    ) -> None:
         self.fleet = Fleet()
         self.records: list[BroadcastRecord] = []
         self.next_offsets: dict[str, int] = {topic.name: 0 for topic in BROADCAST_TOPICS}
-        self._approvals = approvals
-        self._stamps = stamps
+        self._admission = BroadcastAdmission(approvals, stamps, control, jobs)
 
     def fold_record(self, topic: str, offset: int, raw: bytes | None) -> BroadcastRecord | None:
         """Fold a record of a broadcast topic; return it, or None if its offset was passed before.
@@ -125,26 +189,10 @@ class BroadcastState:
 
     def _decode_record(self, topic: str, offset: int, raw: bytes) -> BroadcastRecord:
         """Return the record, applied to `fleet`; or with a rejection and without a change."""
-        if topic == ADVISORIES.name and self._stamps is not None and not self._stamps.is_valid(raw):
-            return _reject(topic, offset, BroadcastRejection(*NO_STAMP, raw))
-        try:
-            event = decode(raw)
-        except InvalidEvent as error:
-            rejection = BroadcastRejection(error.code, error.detail, error.where, raw)
-            return _reject(topic, offset, rejection)
-        if not isinstance(event, _MODELS[topic]):
-            wrong: str | None = f"{event.type} does not belong here"
-        else:
-            wrong = reject_reason(event, jobs={}, approvals=self._approvals)
-        if wrong is not None:
-            return _reject(
-                topic, offset, BroadcastRejection(DeadLetterCode.BAD_VALUE, wrong, "$.data", raw)
-            )
+        event = self._admission.admit(topic, raw)
+        if isinstance(event, BroadcastRejection):
+            return BroadcastRecord(topic, offset, NO_CHANGE, rejection=event)
         change = self.fleet.apply(event)
         return BroadcastRecord(
             topic, offset, change, None if isinstance(event, AdvisoryEvent) else event
         )
-
-
-def _reject(topic: str, offset: int, rejection: BroadcastRejection) -> BroadcastRecord:
-    return BroadcastRecord(topic, offset, NO_CHANGE, rejection=rejection)

@@ -40,3 +40,18 @@ async def fetch_committed(
     finally:
         await admin.close()
     return {partition: one for partition, one in found.items() if one.offset >= 0}
+
+
+async def fetch_partition_counts(connection: KafkaConnection) -> dict[str, int]:
+    """Return the number of partitions of each topic that the login may see.
+
+    Raises KafkaError if Kafka cannot be read, OSError or ssl.SSLError if a certificate or key file
+    cannot be loaded.
+    """
+    admin = AIOKafkaAdminClient(**connection.aiokafka_options())
+    try:
+        await admin.start()
+        described = await admin.describe_topics()
+    finally:
+        await admin.close()
+    return {each["topic"]: len(each["partitions"]) for each in described}

@@ -18,6 +18,7 @@ from runtime.kafka import KafkaConnection
 from runtime.logs import Log
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
+from schemas.topics import headers_of
 
 Row = tuple[bytes, bytes | None]
 PartitionId = tuple[str, int]
@@ -119,13 +120,14 @@ class ConfirmedProducer:
         assert producer is not None
         topic, partition = target
         sent_at_s = self._clock().timestamp()
+        headers = headers_of(topic)
         sent = []
         batch = producer.create_batch()
         for name, value in rows:
-            if batch.append(key=name, value=value, timestamp=None) is None:
+            if batch.append(key=name, value=value, timestamp=None, headers=headers) is None:
                 sent.append(await producer.send_batch(batch, topic, partition=partition))
                 batch = producer.create_batch()
-                batch.append(key=name, value=value, timestamp=None)
+                batch.append(key=name, value=value, timestamp=None, headers=headers)
         batch.close()
         size: int = batch.record_count()
         sent.append(await producer.send_batch(batch, topic, partition=partition))

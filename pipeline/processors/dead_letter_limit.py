@@ -1,51 +1,53 @@
-"""Limit of the share of dead letters among the last records.
+"""Limit of dead letters for which this program itself is the likely cause.
 
-A worker that can use few of its records runs a wrong version or reads a wrong topic: it stops
-before it has moved the whole topic to the dead letters. The limit: at least 100 dead letters, and
-more than half, among the last 1,000 records.
+A worker that can use few of the records that gateways accepted runs a wrong version: it stops
+before it has moved a whole topic to the dead letters. It must not be a switch for who can write a
+topic or has a sender's secret. So:
+
+- Only proven records count: those with a valid stamp of a gateway or feed, which has decoded and
+  checked them. What others write to a topic becomes a dead letter, however much it is.
+- After a batch with which 100 records are used the program is known to work, and the limit ends: a
+  wrong version begins with a new process. The dead letters of this batch are examined before.
+- Before that, it stops for at least 100 dead letters that are more than half of the records, if
+  they are of at least two senders, or of a program of Drydock itself, or if no record at all was
+  used. A single sender can so stop a worker only while no other sends what the worker can use.
 """
 
-from collections import deque
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
-_WINDOW: Final = 1_000  # records
+_USED_AT_WORK: Final = 100
 _MIN_DEAD_LETTERS: Final = 100
-_MAX_RATIO: Final = 0.5
+_MIN_SENDERS: Final = 2
+_OWN: Final = ""
 
 
 class DeadLetterLimitExceeded(Exception):  # noqa: N818 - the name describes the condition
-    """More than half of the last records cannot be used. The last batch is not committed."""
+    """Most of the first records cannot be used. The last batch is not committed."""
 
 
 class DeadLetterLimit:
-    """Counts dead letters among the last records, in whole batches."""
+    """Counts the proven records since the start, used ones and dead letters, in whole batches."""
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[int, int]] = deque()
-        self._read = 0
-        self._dead_lettered = 0
+        self._used = 0
+        self._by_sender: Counter[str] = Counter()
 
-    def record(self, read: int, dead_lettered: int) -> None:
-        """Count a batch of `read` records, of which `dead_lettered` became dead letters.
+    def record(self, used: int, dead_lettered: Mapping[str, int]) -> None:
+        """Count a batch: its used proven records, and its proven dead letters by sender.
 
-        Raises DeadLetterLimitExceeded if at least 100, and more than half, of the records of the
-        last batches became dead letters. The batches cover the last 1,000 records, or all if there
-        are fewer.
+        The sender is empty for a record of Drydock's own, as from a feed.
+        Raises DeadLetterLimitExceeded by the module's rules.
         """
-        if not read:
+        if self._used >= _USED_AT_WORK:
             return
-        self._recent.append((read, dead_lettered))
-        self._read += read
-        self._dead_lettered += dead_lettered
-        while self._read - self._recent[0][0] >= _WINDOW:
-            old_read, old_dead_lettered = self._recent.popleft()
-            self._read -= old_read
-            self._dead_lettered -= old_dead_lettered
-        if (
-            self._dead_lettered >= _MIN_DEAD_LETTERS
-            and self._dead_lettered > _MAX_RATIO * self._read
-        ):
+        self._used += used
+        self._by_sender.update({one: count for one, count in dead_lettered.items() if count})
+        total = self._by_sender.total()
+        is_of_one = len(self._by_sender) < _MIN_SENDERS and not self._by_sender[_OWN]
+        if total >= _MIN_DEAD_LETTERS and total > self._used and not (is_of_one and self._used):
             raise DeadLetterLimitExceeded(
-                f"{self._dead_lettered} of the last {self._read} records cannot be used:"
-                " check the version of this program, and which programs write to its topics"
+                f"{total} of the first {self._used + total} records of gateways cannot be used:"
+                " check the version of this program and of the gateways"
             )

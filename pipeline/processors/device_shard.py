@@ -11,22 +11,23 @@ of `collect` durable, in its order, before it commits the offsets of the consume
 Invariant: the row of a Mac that is marked and not decided states it, and its next owner marks it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.payload_signing import sign_job
+from pipeline.payload_signing import sign_job, sign_record
 from pipeline.processors import rows
 from pipeline.processors.broadcast import NO_STAMP, BroadcastRecord, BroadcastState
-from pipeline.processors.dead_letters import dead_letter_record
+from pipeline.processors.dead_letters import dead_letter_record, sender_of
 from pipeline.processors.dirty_rows import DirtyRows
 from pipeline.processors.fast.verified_cache import VerifiedCache
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
 from pipeline.processors.shard_queries import ShardQueries
 from pipeline.processors.unaccepted_jobs import Offer, UnacceptedJobs
+from pipeline.processors.withdrawals import withdrawal_problem
 from pipeline.reconcile.changes import Changes, Input
 from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.reconciler import Reconciler
@@ -44,8 +45,11 @@ from schemas.envelope import (
     decode,
 )
 from schemas.fast.report_peek import ReportPeek, peek_report
+from schemas.results import JobResult
 from schemas.routing import event_key
+from schemas.signed_records import WITHDRAWAL_RECORD
 from schemas.topics import (
+    ADVISORIES,
     CHECKINS,
     DEAD_LETTERS,
     DECISIONS,
@@ -67,6 +71,8 @@ _TOPIC_OF: Final[Mapping[type[Any], str]] = {
     JobSupersededEvent: ORDERS.name,
     JobResultedEvent: RESULTS.name,
 }
+_NOT_UNUSABLE: Final = frozenset({DeadLetterCode.UNSTAMPED, DeadLetterCode.TOO_MANY_NEW})
+_NOT_OUR_ORDER: Final = "the refusal of a record that is not the one of the Mac's open job"
 
 
 class DeviceShard:
@@ -85,7 +91,8 @@ class DeviceShard:
     ) -> None:
         self.partition = partition
         self.reconciler = Reconciler(
-            sign=partial(sign_job, key=config.signing_key, fast_paths=config.fast_paths),
+            sign=lambda job: sign_job(job, config.signing_key, fast_paths=config.fast_paths),
+            partitions=config.partitions[INVENTORY.name],
             job_keys=config.trusted,
             sweep_every=config.sweep_every,
             fast_paths=config.fast_paths,
@@ -104,7 +111,8 @@ class DeviceShard:
         self._loaded_decisions: dict[str, LastDecision] = {}
         self._loaded_events: dict[str, bytes] = {}
         self._unaccepted = UnacceptedJobs()
-        self._queries = ShardQueries(self.reconciler, query_topics, config.signing_key)
+        self._queries = ShardQueries(self.reconciler, query_topics, lambda: config.signing_key)
+        self._unusable: Counter[str] = Counter()
 
     # --- before it begins ---
 
@@ -191,7 +199,8 @@ class DeviceShard:
         After `finish_catch_up` it also decides for the Macs that the records affect, and a failed
         decision is a dead letter too. All output is kept for `collect`.
         """
-        before, changes = self._output.counters.dead_letters.total(), Changes()
+        letters, changes = self._output.counters.dead_letters, Changes()
+        before = letters.total()
         if topic in _STAMPED and self._config.stamps is not None:
             records = self._stamped(topic, records, self._config.stamps, now)
         if topic == INVENTORY.name and self._config.fast_paths:
@@ -206,7 +215,16 @@ class DeviceShard:
         if not self._is_catching_up:
             self.reconciler.decide_marked(now, 0, changes)
         self._keep(changes, now)
-        return self._output.counters.dead_letters.total() - before
+        return letters.total() - before
+
+    def pop_unusable(self) -> Mapping[str, int]:
+        """Return the dead letters of stamped records since the last call, by sender.
+
+        Failed decisions do not count: their Macs are folded, and must not hold up the others.
+        Nor do reports of too many new Macs: their sender must not stop the worker.
+        """
+        found, self._unusable = self._unusable, Counter()
+        return found
 
     def _stamped(
         self, topic: str, records: Sequence[ConsumedRecord], stamps: Stamps, now: datetime
@@ -267,6 +285,14 @@ class DeviceShard:
         except InvalidEvent as error:
             self._dead_letter_record(topic, record.offset, raw, error, now)
             return
+        unsigned = withdrawal_problem(event, raw, self._config.trusted)
+        if unsigned is not None:
+            self._dead_letter_record(topic, record.offset, raw, unsigned, now)
+            return
+        if isinstance(event, JobResultedEvent) and not self._is_about_our_order(event.data):
+            wrong = Problem(DeadLetterCode.UNSIGNED, _NOT_OUR_ORDER, "$.data.order_sha256")
+            self._dead_letter_record(topic, record.offset, raw, wrong, now)
+            return
         key = event_key(event)
         if key not in self.reconciler.fleet.devices:
             partition = partition_of(key, self._partition_count)
@@ -280,6 +306,26 @@ class DeviceShard:
             return
         changes.inputs.clear()  # Kafka has them
         counters.count_folded(topic, 1, (now - event.time).total_seconds())
+        counters.note_receipt(event.receivedat)
+
+    def _is_about_our_order(self, result: JobResult) -> bool:
+        """Return False for the refusal of a record that is not the one of the Mac's open job.
+
+        An executor refuses a forged job with the id of an honest one; that must not end the honest
+        one. True for a result of another partition's Mac: its own shard checks it.
+        """
+        if result.order_sha256 is None:
+            return True
+        if partition_of(result.udid, self._partition_count) != self.partition:
+            return True
+        history = self.reconciler.fleet.job_histories.get(result.udid, ())
+        issued = self._unaccepted.event_of(result.udid, history)
+        event = None if issued is None else decode(issued)
+        return (
+            isinstance(event, JobIssuedEvent)
+            and event.data.job.job_id == result.job_id
+            and event.data.sha256 == result.order_sha256
+        )
 
     # --- due work ---
 
@@ -389,14 +435,20 @@ class DeviceShard:
         Dispatch, which counts the open jobs of a site, gets each event that opens or ends a job.
         """
         output, fast_paths = self._output, self._config.fast_paths
-        for key, body, value in changes.records:
-            topic = _TOPIC_OF[type(value)]
+        withdrawals: dict[bytes, bytes] = {}
+        for key, plain, value in changes.records:
+            topic, body = _TOPIC_OF[type(value)], plain
+            if isinstance(value, JobSupersededEvent):
+                body = sign_record(plain, WITHDRAWAL_RECORD, self._config.signing_key)
+                withdrawals[plain] = body
             output.records.append(OutgoingRecord(topic, self.partition, key.encode(), body))
+            output.counters.issued += isinstance(value, JobIssuedEvent)
             if isinstance(value, DecisionRecord):
                 output.counters.decisions[value.decision.action, value.decision.reason] += 1
             elif fast_paths:
                 self._already_folded.add(body)
-        for udid, job, raw in changes.job_changes:
+        for udid, job, plain in changes.job_changes:
+            raw = withdrawals.get(plain, plain)
             if fast_paths:
                 self._config.verified.add(raw)
             self._send_to_dispatch(job.site, raw)
@@ -410,16 +462,30 @@ class DeviceShard:
     def _dead_letter_record(
         self, topic: str, offset: int, raw: bytes, reason: DeadLetterReason, now: datetime
     ) -> None:
+        if topic in _STAMPED and reason.code not in _NOT_UNUSABLE:
+            self._unusable[sender_of(raw)] += 1
         # A broadcast topic has one partition, and shard 0 writes its dead letters.
         origin = f"{topic}/{self.partition}/{offset}"
         self._dead_letter(topic, raw, reason, origin, now)
+
+    def _is_proven(self, topic: str, code: DeadLetterCode) -> bool:
+        """Return True for a record that a gateway, a feed or a worker made."""
+        if topic in _STAMPED or topic == ADVISORIES.name:
+            return self._config.stamps is not None and code is not DeadLetterCode.UNSTAMPED
+        return topic == STATE.name
 
     def _dead_letter(
         self, topic: str, raw: bytes, reason: DeadLetterReason, origin: str, now: datetime
     ) -> None:
         count = self._config.partitions[DEAD_LETTERS.name]
         self._output.records.append(
-            dead_letter_record(reason, raw, origin=origin, now=now, partition_count=count)
+            dead_letter_record(
+                *(reason, raw),
+                origin=origin,
+                now=now,
+                partition_count=count,
+                is_proven=self._is_proven(topic, reason.code),
+            )
         )
         self._output.counters.dead_letters[topic, reason.code] += 1
 

@@ -4,10 +4,19 @@ A device shard sees only some of the Macs of a site, so it cannot count the open
 It sends each job here, keyed by site; here the job waits, is published to the site's executors,
 and is followed to its end. Capacity goes to the first deadline, then to the job issued first.
 
+It halts an action at a site if too many Macs there get a job for it (`automatic_halt`), by a record
+of `drydock.halts.v1`, and publishes no job that the halt of an action covers.
+
+It also limits the jobs of each action that a site gets in an hour (`blast_radius` of the policy).
+The size of a site is the sum over the partitions of its Macs: each job carries the number that its
+partition knows, and that of the newest job counts. The Macs of a partition without a job do not
+count, which only lowers the limit.
+
 | stage | event | next stage | published |
 | --- | --- | --- | --- |
 | (unknown) | job issued | waiting | |
-| waiting | the site has capacity and a topic | dispatched | the job |
+| waiting | the site has capacity, a topic and jobs left in this hour | dispatched | the job |
+| waiting | the same, and too many Macs have got a job for the action | waiting | the halt |
 | waiting | the job expires | finished | |
 | waiting | superseded, or inferred to have expired | withdrawn | |
 | dispatched, started, finished | job issued, again after some minutes | the same | the job again |
@@ -18,7 +27,7 @@ and is followed to its end. Capacity goes to the first deadline, then to the job
 | withdrawn | accepted, withheld | withdrawn | |
 | any but finished | another result of an executor that is not final | started | |
 | any but finished | a final result, but no inferred expiry | finished | |
-| any | a day after the job's last time | (forgotten) | |
+| any | a day after the job's last time, two after it was published | (forgotten) | |
 
 `withdrawn` is a guess until the executor reports: an executor that had started continues, and its
 results move the job to `started`, which a repeated withdrawal does not change. Every other event
@@ -30,20 +39,24 @@ job's record in the site's topic may be lost, or its results, or the state of th
 that has the job reports its newest result again. A repeat soon after the issue is that of a crash.
 
 Invariant: a job is published at most once in an epoch, and once for each repeat by its owner. The
-first time, if it needs capacity, the site's jobs that use capacity are fewer than its `max_jobs`.
+first time, if it needs capacity, the site's jobs that use capacity are fewer than its `max_jobs`,
+and the site's jobs of this hour for its action fewer than the policy allows.
 """
 
 import heapq
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from pipeline.decide.admission import reject_reason
+from pipeline.payload_signing import sign_record
 from pipeline.policy.file import read_policy
+from pipeline.policy.model import Policy
 from pipeline.processors import rows
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.dead_letters import dead_letter_record
@@ -51,7 +64,10 @@ from pipeline.processors.fast.verified_cache import JobHeader, peek_job
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
 from pipeline.processors.unaccepted_jobs import FIRST_OFFER_AFTER
-from pipeline.state.device import duration_us, to_us
+from pipeline.processors.withdrawals import withdrawal_problem
+from pipeline.reconcile.automatic_halt import LOOK_BACK_US, action_scope, automatic_halt
+from pipeline.reconcile.hourly_jobs import HourlyJobs
+from pipeline.state.device import duration_us, from_us, to_us
 from pipeline.state.jobs import INFERRED_ATTEMPT
 from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem
 from schemas.envelope import (
@@ -61,10 +77,20 @@ from schemas.envelope import (
     JobResultedEvent,
     JobSupersededEvent,
     decode,
+    encode,
 )
-from schemas.jobs import INSTALLATIONS, Job
+from schemas.jobs import INSTALLATIONS, Action, Job
 from schemas.results import FINAL_OUTCOMES, Outcome
-from schemas.topics import DEAD_LETTERS, DISPATCH, DISPATCH_STATE, jobs_topic, partition_of
+from schemas.signed_records import AUTOMATIC_HALT_RECORD
+from schemas.topics import (
+    DEAD_LETTERS,
+    DISPATCH,
+    DISPATCH_STATE,
+    HALTS,
+    INVENTORY,
+    jobs_topic,
+    partition_of,
+)
 
 _JOBS: Final = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
 _UNTOUCHED: Final = (Outcome.ACCEPTED, Outcome.WITHHELD)
@@ -90,6 +116,8 @@ _NOT_OFFERED: Final = (Stage.WAITING, Stage.WITHDRAWN)
 class QueuedJob(msgspec.Struct, frozen=True, gc=False):
     """One job in dispatch; times are in microseconds since 1970.
 
+    `dispatched_us` is the time at which it was published first, 0 for never; `site_macs` the
+    confirmed Macs of its site in the Mac's partition when it was issued.
     `issued_event` is its JobIssuedEvent as bytes; None once it no longer waits.
     """
 
@@ -102,6 +130,9 @@ class QueuedJob(msgspec.Struct, frozen=True, gc=False):
     issued_us: int
     expires_us: int
     report_by_us: int
+    action: Action = Action.UPDATE
+    site_macs: int = 0
+    dispatched_us: int = 0
     issued_event: bytes | None = None
 
     def to_row(self, epoch: int) -> bytes:
@@ -155,8 +186,14 @@ class DispatchShard:
         self._is_catching_up = True
         self._output = ShardOutput()
         self._dirty: dict[str, None] = {}
-        self._waiting: dict[str, list[tuple[int, int, str]]] = {}
+        self._waiting: dict[str, dict[Action, list[tuple[int, int, str]]]] = {}
         self._jobs_under_way: dict[str, int] = {}
+        # By site, action and hour since 1970.
+        self._dispatched = HourlyJobs()
+        # The time of each halt that this shard has published, by the key of its scope.
+        self._halted_us: dict[str, int] = {}
+        # By site and partition of the Macs: the time of issue of the newest job, and its site_macs.
+        self._macs: dict[str, dict[int, tuple[int, int]]] = {}
         self._expiry_heap: list[tuple[int, str]] = []
 
     # --- before it begins ---
@@ -196,11 +233,13 @@ class DispatchShard:
     def begin(self, _: datetime) -> None:
         """Complete the loaded state. Call it once, after the last `load`.
 
-        Counts the jobs that use capacity, queues those that wait, and notes the time at which each
-        job is forgotten.
+        Counts the jobs that use capacity and those of each hour, queues those that wait, and notes
+        the time at which each job is forgotten.
         """
         for queued in self.jobs.values():
             self._update_counts(queued, 1)
+            if queued.dispatched_us:
+                self._dispatched.add(*_dispatched_job(queued))
             self._expiry_heap.append((_forget_at_us(queued), queued.job_id))
         heapq.heapify(self._expiry_heap)
 
@@ -241,6 +280,10 @@ class DispatchShard:
             return
         wrong = None
         if not is_verified:
+            unsigned = withdrawal_problem(event, raw, self._config.trusted)
+            if unsigned is not None:
+                self._dead_letter_record(record.offset, raw, unsigned, now)
+                return
             wrong = reject_reason(event, jobs=self._config.trusted, approvals={})
         if wrong is not None:
             reason = Problem(DeadLetterCode.BAD_VALUE, wrong, "$.data")
@@ -305,8 +348,13 @@ class DispatchShard:
 
     # --- due work ---
 
+    @staticmethod
+    def pop_unusable() -> Mapping[str, int]:
+        """Return no dead letters of stamped records: workers write the topic."""
+        return {}
+
     def tick(self, now: datetime) -> bool:
-        """Dispatch waiting jobs while capacity is free; forget jobs a day after their last time.
+        """Dispatch waiting jobs while capacity is free; forget old jobs (see `_forget_at_us`).
 
         A waiting job that has expired is finished, without a record. Always returns False, because
         one call does all due work. Before `finish_catch_up` it does nothing.
@@ -314,12 +362,18 @@ class DispatchShard:
         if self._is_catching_up:
             return False
         now_us = to_us(now)
-        for site in [site for site, queue in self._waiting.items() if queue]:
-            self._dispatch_waiting(site, now_us)
+        self._dispatched.forget_before(now_us)
+        for site in [site for site, queues in self._waiting.items() if any(queues.values())]:
+            self._dispatch_waiting(site, now)
         while self._expiry_heap and self._expiry_heap[0][0] <= now_us:
             _, job_id = heapq.heappop(self._expiry_heap)
             queued = self.jobs.get(job_id)
-            if queued is not None and _forget_at_us(queued) <= now_us:
+            if queued is None:
+                continue
+            if (forget_at_us := _forget_at_us(queued)) > now_us:
+                # It was published after it was queued here.
+                heapq.heappush(self._expiry_heap, (forget_at_us, job_id))
+            else:
                 self._update_counts(queued, -1)
                 del self.jobs[job_id]
                 self._dirty[job_id] = None
@@ -332,51 +386,104 @@ class DispatchShard:
         """
         return any(self._next_dispatchable(site, to_us(now)) is not None for site in self._waiting)
 
-    def _dispatch_waiting(self, site: str, now_us: int) -> None:
+    def _dispatch_waiting(self, site: str, now: datetime) -> None:
+        now_us = to_us(now)
         while (queued := self._next_dispatchable(site, now_us)) is not None:
-            heapq.heappop(self._waiting[site])
+            if queued.expires_us > now_us and self._halt_action(queued, now):
+                continue
+            heapq.heappop(self._waiting[site][queued.action])
             if queued.expires_us <= now_us:
                 # No result is published: the device shard of the Mac infers the expiry itself.
                 self._save(replace(queued, stage=Stage.FINISHED, issued_event=None))
                 continue
             assert queued.issued_event is not None
             self._publish(queued, queued.issued_event)
-            self._save(replace(queued, stage=Stage.DISPATCHED, issued_event=None))
+            sent = replace(queued, stage=Stage.DISPATCHED, issued_event=None, dispatched_us=now_us)
+            self._save(sent)
+            self._dispatched.add(*_dispatched_job(sent))
 
     def _next_dispatchable(self, site: str, now_us: int) -> QueuedJob | None:
         """Return the next waiting job that can be dispatched or has expired; it stays in the queue.
 
-        None if no job waits, or the first one needs capacity or a job topic that is missing. Drops
-        entries of jobs that no longer wait from the head of the queue.
+        None if no job waits, if the site's job topic is missing, or if the first job of each action
+        needs capacity that is not free or exceeds the jobs of this hour. Drops entries of jobs that
+        no longer wait from the heads of the queues.
         """
-        queue = self._waiting.get(site, [])
-        while queue:
-            queued = self.jobs.get(queue[0][2])
-            if queued is None or queued.stage is not Stage.WAITING:
+        heads = []
+        for queue in self._waiting.get(site, {}).values():
+            while queue:
+                queued = self.jobs.get(queue[0][2])
+                if queued is not None and queued.stage is Stage.WAITING:
+                    if queued.expires_us <= now_us:
+                        return queued
+                    heads.append((queue[0], queued))
+                    break
                 heapq.heappop(queue)
-                continue
-            if queued.expires_us <= now_us:
+        if not heads or jobs_topic(site) not in self._job_topics:
+            return None
+        for _, queued in sorted(heads, key=itemgetter(0)):
+            if self._has_room(queued, now_us):
                 return queued
-            if jobs_topic(site) not in self._job_topics:
-                return None
-            free = self._capacity_of(site) - self._jobs_under_way.get(site, 0)
-            return queued if free > 0 or not queued.needs_capacity else None
         return None
 
-    def _capacity_of(self, site: str) -> int:
-        """Return `max_jobs` of a site; 0 without a policy, or if the policy lacks the site."""
+    def _halt_action(self, queued: QueuedJob, now: datetime) -> bool:
+        """Publish the halt of the job's action, if too many Macs of the site got a job for it."""
+        policy = self._policy()
+        if policy is None:
+            return False
+        event = automatic_halt(
+            *(self._dispatched, policy, self._broadcast.fleet),
+            site=queued.site,
+            action=queued.action,
+            udid=queued.udid,
+            macs=self._macs_of(queued.site),
+            now=now,
+        )
+        if event is None:
+            return False
+        raw = sign_record(encode(event), AUTOMATIC_HALT_RECORD, self._config.signing_key)
+        self._output.records.append(OutgoingRecord(HALTS.name, 0, event.subject.encode(), raw))
+        self._halted_us[event.subject] = to_us(event.time)
+        return True
+
+    def _is_halted(self, queued: QueuedJob, now_us: int) -> bool:
+        """Return True if the job's action is halted at its site; also before the halt is read."""
+        fleet, scope = self._broadcast.fleet, action_scope(queued.site, queued.action)
+        halted_us = self._halted_us.get(scope.key)
+        if halted_us is not None:
+            if fleet.halt_changed_us(scope) < halted_us:
+                return True
+            del self._halted_us[scope.key]
+        return any(halt.scope == scope for halt in fleet.halts_in_force(from_us(now_us)))
+
+    def _macs_of(self, site: str) -> int:
+        return sum(macs for _, macs in self._macs.get(site, {}).values())
+
+    def _has_room(self, queued: QueuedJob, now_us: int) -> bool:
+        """Return True if the site has capacity for the job, and may get it now and in this hour."""
+        if self._is_halted(queued, now_us):
+            return False
+        policy = self._policy()
+        site = None if policy is None else policy.sites.get(queued.site)
+        if policy is None or site is None:
+            return not queued.needs_capacity
+        limit = policy.blast_radius.limit(queued.action, self._macs_of(queued.site))
+        sent = self._dispatched.count(queued.site, queued.action, now_us)
+        if limit is not None and sent >= limit:
+            return False
+        under_way = self._jobs_under_way.get(queued.site, 0)
+        return not queued.needs_capacity or under_way < site.max_jobs
+
+    def _policy(self) -> Policy | None:
         changed = self._broadcast.fleet.policy
-        if changed is None:
-            return 0
-        known = read_policy(changed.text).sites.get(site)
-        return 0 if known is None else known.max_jobs
+        return None if changed is None else read_policy(changed.text)
 
     def sites_without_topic(self) -> Collection[str]:
         """Return the sites with waiting jobs and without a job topic."""
         return [
             site
-            for site, queue in self._waiting.items()
-            if queue and jobs_topic(site) not in self._job_topics
+            for site, queues in self._waiting.items()
+            if any(queues.values()) and jobs_topic(site) not in self._job_topics
         ]
 
     # --- output ---
@@ -413,11 +520,17 @@ class DispatchShard:
             self._jobs_under_way[queued.site] = self._jobs_under_way.get(queued.site, 0) + sign
         if sign < 0:
             return
+        self._note_macs(queued)
         if queued.stage is Stage.WAITING:
-            # Jobs that need no capacity come first: the head of the queue is the only one tried.
+            # Jobs that need no capacity come before every deadline.
             first = queued.deadline_us if queued.needs_capacity else -1
-            queue = self._waiting.setdefault(queued.site, [])
+            queue = self._waiting.setdefault(queued.site, {}).setdefault(queued.action, [])
             heapq.heappush(queue, (first, queued.issued_us, queued.job_id))
+
+    def _note_macs(self, queued: QueuedJob) -> None:
+        partition = partition_of(queued.udid, self._config.partitions[INVENTORY.name])
+        known = self._macs.setdefault(queued.site, {})
+        known[partition] = max(known.get(partition, (0, 0)), (queued.issued_us, queued.site_macs))
 
     def _publish(self, queued: QueuedJob, raw: bytes) -> None:
         topic = jobs_topic(queued.site)
@@ -435,9 +548,19 @@ class DispatchShard:
     ) -> None:
         count = self._config.partitions[DEAD_LETTERS.name]
         self._output.records.append(
-            dead_letter_record(reason, raw, origin=origin, now=now, partition_count=count)
+            dead_letter_record(
+                *(reason, raw),
+                origin=origin,
+                now=now,
+                partition_count=count,
+                is_proven=topic == DISPATCH_STATE.name,
+            )
         )
         self._output.counters.dead_letters[topic, reason.code] += 1
+
+
+def _dispatched_job(queued: QueuedJob) -> tuple[str, Action, int, str]:
+    return queued.site, queued.action, queued.dispatched_us, queued.udid
 
 
 def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
@@ -452,6 +575,8 @@ def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
         issued_us=to_us(job.issued_at),
         expires_us=expires_us,
         report_by_us=expires_us if job.report_by is None else to_us(job.report_by),
+        action=job.action,
+        site_macs=job.site_macs or 0,
         issued_event=raw,
     )
 
@@ -467,6 +592,7 @@ def _is_offered_again(queued: QueuedJob, now_us: int) -> bool:
 def _forget_at_us(queued: QueuedJob) -> int:
     """Return the time, in us since 1970, from which the job is forgotten.
 
-    No event of the job is expected then, even if some were lost.
+    No event of the job is expected then, even if some were lost, and no halt depends on it.
     """
-    return max(queued.expires_us, queued.report_by_us) + _REMEMBERED_US
+    last_event_us = max(queued.expires_us, queued.report_by_us) + _REMEMBERED_US
+    return max(last_event_us, queued.dispatched_us + LOOK_BACK_US)

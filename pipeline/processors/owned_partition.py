@@ -1,5 +1,6 @@
 """A partition that a worker owns: its state, its changelog and its inputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
@@ -44,6 +45,9 @@ class Shard(Protocol):
 
     def process_records(self, topic: str, records: list[ConsumedRecord], now: datetime, /) -> int:
         """Fold records of one topic; return the number of dead letters that this made."""
+
+    def pop_unusable(self) -> Mapping[str, int]:
+        """Return the dead letters of stamped records since the last call, by sender."""
 
     def tick(self, now: datetime, /) -> bool:
         """Do a limited piece of due work; return True if more of it is due now."""

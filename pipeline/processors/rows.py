@@ -203,12 +203,23 @@ class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
     severity: Severity | None
     deadline_us: int
     recheck_on_telemetry: bool = True
-    waits_for_capacity: bool = False
+    waits_for: int = 0
     findings: tuple[str, ...] = ()
 
     @classmethod
     def encode(cls, last_decision: LastDecision) -> "_LastDecisionRow":
-        return cls(last_decision.fingerprint.hex(), *last_decision[1:])
+        return cls(
+            last_decision.fingerprint.hex(),
+            last_decision.verdict,
+            last_decision.reason,
+            last_decision.recheck_us,
+            last_decision.site,
+            last_decision.severity,
+            last_decision.deadline_us,
+            last_decision.recheck_on_telemetry,
+            last_decision.waits_for,
+            last_decision.findings,
+        )
 
     def to_last_decision(self) -> LastDecision:
         return LastDecision(
@@ -220,7 +231,7 @@ class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
             self.severity,
             self.deadline_us,
             self.recheck_on_telemetry,
-            self.waits_for_capacity,
+            self.waits_for,
             shared_codes(self.findings),
         )
 

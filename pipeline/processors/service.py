@@ -17,16 +17,14 @@ import gc
 import os
 import signal
 import threading
-from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import faust
-from aiokafka.admin import AIOKafkaAdminClient  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,73 +33,66 @@ from faust.types import TP
 from pipeline.metrics import Metrics
 from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_in, make_app, standby_partitions
 from pipeline.processors.broadcast import (
-    BROADCAST_TOPICS,
     BroadcastLog,
     BroadcastState,
-    Shortage,
-    find_shortage,
 )
 from pipeline.processors.broadcast_reader import BroadcastReader
+from pipeline.processors.broadcast_shortages import BroadcastShortages
 from pipeline.processors.confirmed_producer import ConfirmedProducer
-from pipeline.processors.device_shard import DEVICE_TOPICS
+from pipeline.processors.fleet_gauges import FleetGauges
 from pipeline.processors.health import ProgressMonitor, ProgressSample
 from pipeline.processors.owned_partition import changelog_of
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.topic_counts import fetch_topics, topic_problem
 from pipeline.processors.worker import Clock, Worker
-from pipeline.state.feed_comparison import compare_feeds
 from pipeline.trust.stamps import Stamps
 from runtime.clock_skew import ClockSkew
 from runtime.damaged_files import damage_reporter
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import Log, write_library_logs_as_json
-from runtime.retry import QUICK, async_retrying
+from runtime.trusted_keys import KeyRing, LiveKeys
 from schemas import logkeys as key
 from schemas.signed_payloads import PublicKeys
 from schemas.topics import (
     CONTROL,
-    DEAD_LETTERS,
-    DECISIONS,
-    DISPATCH,
-    DISPATCH_STATE,
     JOBS,
     QUERIES,
-    STATE,
 )
 
 _WATCH_INTERVAL_S: Final = 2.0
-# Each count visits all Macs. Also the interval of the search for topics of new sites.
-_COUNT_INTERVAL_S: Final = 60.0
-_TOPICS_TIMEOUT_S: Final = 10.0
+_TOPICS_INTERVAL_S: Final = 60.0
 _UNASSIGNED_SESSIONS: Final = 4
 _STOP_TIMEOUT_S: Final = 20.0
 _HUNG_EXIT_CODE: Final = 70
 # A round creates tens of thousands of objects that live until its end. With Python's default, a
 # collection after each 700, an eighth of a worker's time went into visiting them.
 _GC_THRESHOLDS: Final = (50_000, 20, 20)
-_REQUIRED_TOPICS: Final = (
-    *SUBSCRIBED,
-    *BROADCAST_TOPICS,
-    STATE,
-    DISPATCH_STATE,
-    DECISIONS,
-    DEAD_LETTERS,
-)
 
 
 class WorkerError(Exception):
     """The worker cannot start, or had to stop; the message is one line."""
 
 
+class WorkerKeys(Protocol):
+    """The key that signs jobs, and the trusted keys; `pipeline.signing_keys` reads them."""
+
+    @property
+    def jobs(self) -> Ed25519PrivateKey: ...  # noqa: D102
+    @property
+    def trust(self) -> KeyRing: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:
     """Configuration of a worker process.
 
-    `key` signs jobs; `jobs` and `approvals` verify jobs and approvals. With `stamps` an event from
-    outside needs a stamp. The pages are served on `web`, if given; `/healthz` fails after
-    `stalled_after_s` without progress while work is left. The other fields are those of
-    WorkerSettings and ShardConfig.
+    `key` signs jobs; `jobs` and `approvals` verify jobs and approvals. With `control` an event of
+    operators needs a signature of one of these keys, with `stamps` an event from outside a stamp.
+    `keys` returns the keys that are in use from then on, the same object until they change. The
+    pages are served on `web`, if given; `/healthz` fails after `stalled_after_s` without progress
+    while work is left. The other fields are those of WorkerSettings and ShardConfig.
     """
 
     connection: KafkaConnection
@@ -118,6 +109,8 @@ class WorkerPlan:
     sweep_every: timedelta = timedelta(hours=6)
     fast_paths: bool = True
     stamps: Stamps | None = None
+    control: PublicKeys | None = None
+    keys: Callable[[], WorkerKeys] | None = None
     clock: Clock = field(default=lambda: datetime.now(UTC))
 
 
@@ -165,7 +158,12 @@ class _Service:
         self._plan = plan
         self._metrics = metrics
         self._log = log
-        self._broadcast = BroadcastState(plan.approvals, plan.stamps)
+        self._trusted = LiveKeys(plan.jobs)
+        self._approvers = LiveKeys(plan.approvals)
+        self._control = None if plan.control is None else LiveKeys(plan.control)
+        self._keys = None if plan.keys is None else plan.keys()
+        self._config: ShardConfig
+        self._broadcast = BroadcastState(self._approvers, plan.stamps, self._control, self._trusted)
         self._skew = ClockSkew(log)
         self._producer = ConfirmedProducer(plan.connection, log, clock=plan.clock, skew=self._skew)
         on_damage = damage_reporter(log, metrics.count_damaged_file)
@@ -177,9 +175,8 @@ class _Service:
         self._assign_task: asyncio.Task[None] | None = None
         self._standby_task: asyncio.Task[None] | None = None
         self._standbys: list[TopicPartition] = []
-        self._broadcast_logs: dict[str, BroadcastLog] = {}
-        self._reported_shortages: set[str] = set()
-        self._counted_at = -_COUNT_INTERVAL_S
+        self._shortages: BroadcastShortages
+        self._gauges = FleetGauges(metrics, self._broadcast.fleet)
         self._topics_at = monotonic()
         self._unassigned_checks = 0
         self._worker: Worker
@@ -197,24 +194,17 @@ class _Service:
             plan.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkerError(f"cannot use {plan.data_dir}: {error.strerror}") from error
-        counts = await self._fetch_topics()
-        missing = [topic.name for topic in _REQUIRED_TOPICS if topic.name not in counts]
-        if missing:
-            raise WorkerError(f"no topic {', '.join(missing)}: run `drydock topics apply`")
-        for alike in ((*DEVICE_TOPICS, STATE), (DISPATCH, DISPATCH_STATE)):
-            if len({counts[topic.name] for topic in alike}) > 1:
-                names = ", ".join(topic.name for topic in alike)
-                raise WorkerError(
-                    f"these topics need the same number of partitions: {names};"
-                    " see `drydock topics`"
-                )
+        counts = await fetch_topics(self._plan.connection, self._log)
+        wrong = topic_problem(counts)
+        if wrong is not None:
+            raise WorkerError(wrong)
         await self._producer.start()
         stack.push_async_callback(self._producer.stop)
         await self._broadcast_reader.start()
         stack.push_async_callback(self._broadcast_reader.stop)
         stack.callback(self._stores.close)
-        config = ShardConfig(
-            *(plan.key, plan.jobs, counts),
+        config = self._config = ShardConfig(
+            *(plan.key, self._trusted, counts),
             refresh=plan.refresh,
             sweep_every=plan.sweep_every,
             fast_paths=plan.fast_paths,
@@ -227,6 +217,9 @@ class _Service:
             log=self._log,
         )
         stack.callback(self._worker.close)
+        self._shortages = BroadcastShortages(
+            self._worker.loader.known_broadcast_ends, self._metrics, self._log
+        )
         self._set_site_topics(counts)
         self._app = make_app(
             plan.connection,
@@ -254,11 +247,25 @@ class _Service:
         try:
             while not stop.is_set():
                 self._raise_failures()
+                self._refresh_keys()
                 await self._recover_dropped()
                 await self._update_metrics()
                 await asyncio.wait({waiting}, timeout=_WATCH_INTERVAL_S)
         finally:
             waiting.cancel()
+
+    def _refresh_keys(self) -> None:
+        """Use changed keys from now on: for signatures that are made or verified later."""
+        keys = None if self._plan.keys is None else self._plan.keys()
+        if keys is None or keys is self._keys:
+            return
+        self._keys = keys
+        self._config.signing_key = keys.jobs
+        self._trusted.replace(keys.trust.jobs)
+        self._approvers.replace(keys.trust.approvals)
+        if self._control is not None:
+            self._control.replace(keys.trust.control)
+        self._log.info("keys changed", **{key.COUNT: len(keys.trust.jobs)})
 
     def _raise_failures(self) -> None:
         """Raise WorkerError if a part has failed, or if lost partitions are not assigned again.
@@ -356,7 +363,7 @@ class _Service:
             standby=len(self._standbys),
             recovering_records=self._recovery.remaining,
         )
-        await self._update_fleet_metrics()
+        await self._gauges.update(worker.device_shards(), self._plan.clock())
         try:
             await self._update_progress()
             await self._update_site_topics()
@@ -364,39 +371,10 @@ class _Service:
             self._progress.reset()
             self._unassigned_checks = 0
             self._log.warning("cannot read offsets or topics", **{key.DETAIL: repr(error)})
-        self._metrics.set_policy_in_force(is_in_force=self._broadcast.fleet.policy is not None)
         self._metrics.set_ready(ready=not self._unready_reasons())
         self._metrics.set_clock_skew(self._skew.seconds)
         for site in worker.sites_without_topic():
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
-
-    async def _update_fleet_metrics(self) -> None:
-        """Set the metrics of the Macs of ready partitions, and of their open jobs.
-
-        Exposed Macs and open jobs are set at each call, known and overdue Macs and findings at most
-        once a minute.
-        """
-        engines = [shard.reconciler for shard in self._worker.device_shards()]
-        exposed: Counter[tuple[str, str]] = Counter()
-        open_jobs: Counter[tuple[str, str]] = Counter()
-        for reconciler in engines:
-            exposed.update(reconciler.exposed)
-            open_jobs.update(reconciler.open_jobs)
-        self._metrics.set_fleet(exposed, open_jobs)
-        if monotonic() < self._counted_at + _COUNT_INTERVAL_S:
-            return
-        self._counted_at = monotonic()
-        devices, overdue, findings = 0, Counter[str](), Counter[tuple[str, str]]()
-        for reconciler in engines:
-            devices += sum(1 for _ in reconciler.fleet.macs())
-            overdue.update(reconciler.count_overdue(self._plan.clock()))
-            findings.update(reconciler.findings)
-            await asyncio.sleep(0)
-        self._metrics.set_devices(devices)
-        self._metrics.set_overdue(overdue)
-        self._metrics.set_findings(findings)
-        found = compare_feeds(self._broadcast.fleet.advisories, self._plan.clock())
-        self._metrics.set_feed_findings(one.code for one in found)
 
     async def _update_progress(self) -> None:
         """Set the lag of each topic, and record the samples from which `_health` sees a stall.
@@ -409,11 +387,12 @@ class _Service:
         # Before the ends: the reader continues meanwhile.
         read_ends = dict(self._broadcast.next_offsets)
         ranges = await self._broadcast_reader.log_ranges([TopicPartition(*tp) for tp in assigned])
-        self._broadcast_logs = {
-            topic: BroadcastLog(*ranges[TopicPartition(topic, 0)], read_end)
-            for topic, read_end in read_ends.items()
-        }
-        self._report_shortages()
+        self._shortages.update(
+            {
+                topic: BroadcastLog(*ranges[TopicPartition(topic, 0)], read_end)
+                for topic, read_end in read_ends.items()
+            }
+        )
         lag: dict[str, int] = {topic.name: 0 for topic in SUBSCRIBED}
         samples: dict[Hashable, ProgressSample] = {
             "due": ProgressSample(not worker.is_idle(), worker.rounds),
@@ -429,27 +408,6 @@ class _Service:
         for topic, records in lag.items():
             self._metrics.set_lag(topic, records)
         self._progress.record(samples, monotonic())
-
-    def _shortages(self) -> dict[str, Shortage]:
-        """Return the lost records of the broadcast topics, by topic."""
-        kept_ends = self._worker.loader.known_broadcast_ends
-        found = {
-            topic: find_shortage(topic, log, kept_ends.get(topic, 0))
-            for topic, log in self._broadcast_logs.items()
-        }
-        return {topic: shortage for topic, shortage in found.items() if shortage is not None}
-
-    def _report_shortages(self) -> None:
-        """Log and count the lost records of each broadcast topic, once until it has them again."""
-        shortages = self._shortages()
-        for topic in shortages.keys() - self._reported_shortages:
-            lost, detail = shortages[topic]
-            self._metrics.count_lost_records(topic, lost)
-            self._log.error(
-                "broadcast topic has lost records",
-                **{key.TOPIC: topic, key.COUNT: lost, key.DETAIL: detail},
-            )
-        self._reported_shortages = set(shortages)
 
     async def _health(self) -> tuple[bool, dict[str, Any]]:
         """Return True if no work is stalled, and the figures of the page `/healthz`."""
@@ -479,8 +437,8 @@ class _Service:
 
     def _unready_reasons(self) -> list[str]:
         """Return the reasons for which this worker is not ready; none if it is."""
-        reasons = [shortage.detail for shortage in self._shortages().values()]
-        control = self._broadcast_logs.get(CONTROL.name)
+        reasons = [shortage.detail for shortage in self._shortages.shortages().values()]
+        control = self._shortages.logs.get(CONTROL.name)
         if control is None:
             reasons.append("broadcast topics are not checked yet")
         elif self._broadcast.fleet.policy is None and control.begin > 0:
@@ -505,10 +463,10 @@ class _Service:
 
         Raises KafkaError if the topics cannot be read.
         """
-        worker, is_late = self._worker, monotonic() >= self._topics_at + _COUNT_INTERVAL_S
+        worker, is_late = self._worker, monotonic() >= self._topics_at + _TOPICS_INTERVAL_S
         if worker.sites_without_topic() or (is_late and worker.loader.lacks_query_topic()):
             self._topics_at = monotonic()
-            self._set_site_topics(await self._fetch_topics())
+            self._set_site_topics(await fetch_topics(self._plan.connection, self._log))
 
     def _set_site_topics(self, counts: dict[str, int]) -> None:
         loader = self._worker.loader
@@ -519,31 +477,3 @@ class _Service:
                 for name, count in counts.items()
                 if name.startswith(start) and name.endswith(end)
             )
-
-    async def _fetch_topics(self) -> dict[str, int]:
-        """Return the numbers of partitions of all topics of the cluster, by name.
-
-        A topic that does not exist is missing in the result. Raises KafkaError if no broker can be
-        reached, or the request still fails after _TOPICS_TIMEOUT_S.
-        """
-        admin = AIOKafkaAdminClient(**self._plan.connection.aiokafka_options())
-        try:
-            await admin.start()
-            described = await self._describe_topics(admin)
-        finally:
-            await admin.close()
-        return {each["topic"]: len(each["partitions"]) for each in described}
-
-    async def _describe_topics(self, admin: AIOKafkaAdminClient) -> list[dict[str, Any]]:
-        """Return one dict per topic of the cluster, with the keys `topic` and `partitions`.
-
-        A KafkaError is logged and the request repeated; after _TOPICS_TIMEOUT_S it is raised.
-        aiokafka 0.14.0 asks any broker of its list, also one that is down.
-        """
-
-        def warn(error: Exception) -> None:
-            self._log.warning("cannot read topics, trying again", **{key.DETAIL: repr(error)})
-
-        retry = async_retrying(QUICK, KafkaError, within_s=_TOPICS_TIMEOUT_S, on_failure=warn)
-        found: list[dict[str, Any]] = await retry(admin.describe_topics)
-        return found

@@ -11,14 +11,15 @@ from pipeline.trust.stamps import Stamps
 from schemas.signed_payloads import PublicKeys
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ShardConfig:
     """Configuration shared by all shards of a worker.
 
-    `trusted` are the keys that verify jobs. `partitions` maps topic names to numbers of partitions.
-    `verified` has the job events that dispatch need not verify again. Without `fast_paths` each
-    record is decoded and each signature verified, also those of this worker. With `stamps` an input
-    record without a valid stamp becomes a dead letter.
+    `signing_key` signs jobs, withdrawals and queries; it is replaced when the key is rotated.
+    `trusted` are the keys that verify jobs and withdrawals. `partitions` maps topic names to
+    numbers of partitions. `verified` has the job events that dispatch need not verify again.
+    Without `fast_paths` each record is decoded and each signature verified, also those of this
+    worker. With `stamps` an input record without a valid stamp becomes a dead letter.
 
     A Mac of which only times and telemetry (free disk, battery) changed is written after at most
     `refresh`: a crash loses these changes for at most that time. Each Mac is decided for again

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from pipeline.reconcile.changes import JobProgress
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason
 from schemas.jobs import Action
 from schemas.queries import QueryKind
-from schemas.results import Outcome
 
 
 class ConsumedRecord(Protocol):
@@ -35,8 +36,9 @@ class OutgoingRecord(NamedTuple):
 class Counters:
     """Counts to add to the metrics once the output is durable.
 
-    `folded` is by topic, `decisions` by action and reason, `results` by action and outcome,
-    `dead_letters` by topic and code. `oldest_age_s` is the age of the oldest folded event by topic.
+    `folded` is by topic, `decisions` by action and reason, `dead_letters` by topic and code.
+    `oldest_age_s` is the age of the oldest folded event by topic, `oldest_receipt` the earliest
+    receipt of a folded event that was not a duplicate, `issued` the number of jobs issued.
     `durations` has the action of each succeeded job and its seconds from issue to success.
     `offered_again` has, by site, the jobs that were published again: no executor had accepted them.
     `due_queries` is by kind.
@@ -45,7 +47,9 @@ class Counters:
     folded: Counter[str] = field(default_factory=Counter)
     oldest_age_s: dict[str, float] = field(default_factory=dict)
     decisions: Counter[tuple[Action | None, Reason]] = field(default_factory=Counter)
-    results: Counter[tuple[Action | None, Outcome]] = field(default_factory=Counter)
+    results: Counter[JobProgress] = field(default_factory=Counter)
+    oldest_receipt: datetime | None = None
+    issued: int = 0
     durations: list[tuple[Action, float]] = field(default_factory=list)
     dead_letters: Counter[tuple[str, DeadLetterCode]] = field(default_factory=Counter)
     offered_again: Counter[str] = field(default_factory=Counter)
@@ -56,6 +60,13 @@ class Counters:
         if count:
             self.folded[topic] += count
             self.oldest_age_s[topic] = max(age_s, self.oldest_age_s.get(topic, 0.0))
+
+    def note_receipt(self, received_at: datetime | None) -> None:
+        """Keep the earliest receipt of the events so far; None for an event without one."""
+        if received_at is not None and (
+            self.oldest_receipt is None or received_at < self.oldest_receipt
+        ):
+            self.oldest_receipt = received_at
 
 
 @dataclass(slots=True)

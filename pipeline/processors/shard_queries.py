@@ -4,7 +4,7 @@ The queue is made from the state: a new owner asks again for what the Macs have 
 the agents send no second command for it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,15 +19,19 @@ from schemas.topics import queries_topic
 class ShardQueries:
     """The queries of the reconciler's Macs. A site without a topic for them is not queried.
 
-    `topics` has the topics for queries; topics may be added to it. `key` signs the queries.
+    `topics` has the topics for queries; topics may be added to it. `signing_key` returns the
+    key that signs the queries.
     """
 
     def __init__(
-        self, reconciler: Reconciler, topics: Mapping[str, int], key: Ed25519PrivateKey
+        self,
+        reconciler: Reconciler,
+        topics: Mapping[str, int],
+        signing_key: Callable[[], Ed25519PrivateKey],
     ) -> None:
         self._reconciler = reconciler
         self._topics = topics
-        self._key = key
+        self._signing_key = signing_key
         # No method of this object: a cycle would keep the Macs of a released partition in memory.
         self._queue = QueryQueue(
             reconciler.query_needs, lambda site, _: queries_topic(site) in topics
@@ -62,7 +66,7 @@ class ShardQueries:
         records = []
         for query in self._queue.pop_due(now, limit):
             counters.due_queries[query.kind] += 1
-            value = sign_query(query, self._key).model_dump_json().encode()
+            value = sign_query(query, self._signing_key()).model_dump_json().encode()
             topic = queries_topic(query.site)
             records.append(OutgoingRecord(topic, 0, query.udid.encode(), value))
         return records

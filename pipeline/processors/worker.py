@@ -33,6 +33,7 @@ memory, and its records are read again, by another owner or by this one with a n
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -65,8 +66,9 @@ from runtime.logs import Log
 from runtime.offset_gaps import OffsetGap
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
-from schemas.topics import DISPATCH
+from schemas.topics import DISPATCH, INPUT_TOPICS
 
+_INPUTS: Final = frozenset(topic.name for topic in INPUT_TOPICS)
 _RECORDS_PER_STEP: Final = 500
 _POLL_TIMEOUT_S: Final = 0.1
 _MAX_UNSAVED_ROWS: Final = 5_000
@@ -234,7 +236,7 @@ class Worker:
         are not ready are skipped, and missing in the result. So are those of partitions that were
         dropped from memory: of one whose changelog has a row with a higher epoch, and of all
         partitions of the round if this worker is no member of the group. Raises
-        DeadLetterLimitExceeded if too many of the last records are dead letters.
+        DeadLetterLimitExceeded if too many of the first records are dead letters.
         """
         async with self._round_lock:
             return await self._process_round(
@@ -274,20 +276,22 @@ class Worker:
         """Fold the records; return the offset after the last one of each input partition.
 
         A partition without records is missing. Raises DeadLetterLimitExceeded if too many of the
-        last records are dead letters.
+        first records are dead letters.
         """
         done: dict[TP, int] = {}
-        read = dead_lettered = 0
+        used, unusable = 0, Counter[str]()
         for tp, records in batches.items():
             owned = self.partitions[changelog_of(*tp)]
             for start in range(0, len(records), _RECORDS_PER_STEP):
                 some = list(records[start : start + _RECORDS_PER_STEP])
-                dead_lettered += owned.shard.process_records(tp.topic, some, now)
+                letters = owned.shard.process_records(tp.topic, some, now)
+                if tp.topic in _INPUTS:  # records of workers show nothing about those of gateways
+                    used += max(0, len(some) - letters)
                 await asyncio.sleep(0)
-            read += len(records)
+            unusable.update(owned.shard.pop_unusable())
             if records:
                 done[tp] = records[-1].offset + 1
-        self._dead_letter_limit.record(read, dead_lettered)
+        self._dead_letter_limit.record(used, unusable)
         return done
 
     async def _check_backlog(
@@ -455,8 +459,12 @@ class Worker:
             metrics.count_folded(topic, count, counters.oldest_age_s.get(topic, 0.0))
         for (action, reason), count in counters.decisions.items():
             metrics.count_decision(action, reason, count)
-        for (action, outcome), count in counters.results.items():
+        if counters.decisions and counters.oldest_receipt is not None:
+            waited_s = (self._clock() - counters.oldest_receipt).total_seconds()
+            metrics.observe_latency(waited_s, has_job=counters.issued > 0)
+        for (action, outcome, site, method, error), count in counters.results.items():
             metrics.count_result(action, outcome, count)
+            metrics.count_attempt(site, method, outcome, error, count)
         for succeeded, duration_s in counters.durations:
             metrics.observe_job_duration(succeeded, duration_s)
         for site, count in counters.offered_again.items():

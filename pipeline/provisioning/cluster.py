@@ -1,14 +1,26 @@
-"""Reads and changes the topics of a cluster. Only this module changes topics."""
+"""Reads and changes topics and access of a cluster. Only this module changes them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]
-from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
+from kafka.admin import (  # type: ignore[import-untyped]
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ConfigResource,
+    ConfigResourceType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+)
 from kafka.errors import KafkaError, for_code  # type: ignore[import-untyped]
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from pipeline.provisioning.acls import Access, Operation, Resource
 from pipeline.provisioning.plan import ActualTopic, TopicChange, TopicDifference, WantedTopic
 from runtime.kafka import KafkaConnection
 
@@ -65,6 +77,29 @@ class Cluster:
             TopicChange.SETTING: set_,
         }
         return {change: errors[change.change].get(change.topic) for change in changes}
+
+    def access(self) -> set[Access]:
+        """Return the access that the cluster allows; entries of a form that Access lacks are not.
+
+        A cluster without an authorizer is an error.
+        """
+        anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
+        allowed = ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ALLOW, anything)
+        with _cluster_errors("cannot read the access control lists"):
+            found, _ = self._admin.describe_acls(allowed)
+        return {access for each in found if (access := _access(each)) is not None}
+
+    def allow(self, wanted: Sequence[Access]) -> dict[Access, str | None]:
+        """Allow each of these; return for each the error of the cluster, or None."""
+        if not wanted:
+            return {}
+        with _cluster_errors("cannot change the access control lists"):
+            # One for each request: the response has no order for accepted and refused ones.
+            done = {one: self._admin.create_acls([_acl(one)]) for one in wanted}
+        return {
+            one: result["failed"][0].__name__ if result["failed"] else None
+            for one, result in done.items()
+        }
 
     def wait_until_shown(self, wanted: Sequence[WantedTopic]) -> bool:
         """Return True as soon as the brokers show the wanted topics, False if not within 10 s.
@@ -160,6 +195,29 @@ def _cluster_errors(action: str) -> Iterator[None]:
     except (KafkaError, OSError, ValueError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         raise ClusterError(f"{action}: {message}") from error
+
+
+def _acl(access: Access) -> Any:
+    kind = ACLResourcePatternType.PREFIXED if access.is_prefix else ACLResourcePatternType.LITERAL
+    pattern = ResourcePattern(ResourceType[access.resource.name], access.name, kind)
+    operation = ACLOperation[access.operation.name]
+    return ACL(access.principal, "*", operation, ACLPermissionType.ALLOW, pattern)
+
+
+def _access(acl: Any) -> Access | None:
+    """Return an entry of the cluster; None for one of another form, such as for one host."""
+    pattern = acl.resource_pattern
+    if acl.host != "*" or pattern.resource_type.name not in Resource.__members__:
+        return None
+    if acl.operation.name not in Operation.__members__:
+        return None
+    return Access(
+        acl.principal,
+        Resource[pattern.resource_type.name],
+        pattern.resource_name,
+        Operation[acl.operation.name],
+        pattern.pattern_type is ACLResourcePatternType.PREFIXED,
+    )
 
 
 def _actual(topic: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> ActualTopic:

@@ -12,10 +12,16 @@ from typing import Final, NamedTuple
 from pipeline.state.jobs import JobEntry
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import DecisionRecord
-from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent, JobSupersededEvent
+from schemas.envelope import (
+    Event,
+    HaltSetEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+)
 from schemas.fast.report_peek import ReportPeek
-from schemas.jobs import Action
-from schemas.results import Outcome
+from schemas.jobs import Action, Method
+from schemas.results import ErrorCode, Outcome
 
 # The `source` of the events that the loop derives.
 SOURCE: Final = "/drydock/decide"
@@ -35,12 +41,13 @@ class Input(NamedTuple):
 class DerivedRecord(NamedTuple):
     """A decision, or an event that follows from the state, with its key (a UDID) and its bytes.
 
-    An event is an issued job, a withdrawal or an inferred result, and is folded already.
+    An event is an issued job, a withdrawal, an inferred result, or a halt that Drydock itself sets
+    (its key is the scope), and is folded already.
     """
 
     key: str
     body: bytes
-    value: DecisionRecord | JobIssuedEvent | JobSupersededEvent | JobResultedEvent
+    value: DecisionRecord | JobIssuedEvent | JobSupersededEvent | JobResultedEvent | HaltSetEvent
 
 
 class JobChange(NamedTuple):
@@ -49,6 +56,16 @@ class JobChange(NamedTuple):
     udid: str
     job: JobEntry
     raw: bytes
+
+
+class JobProgress(NamedTuple):
+    """A result that changed a job, with the values by which it is counted."""
+
+    action: Action
+    outcome: Outcome
+    site: str
+    method: Method
+    error_code: ErrorCode | None
 
 
 class Rejection(NamedTuple):
@@ -82,7 +99,7 @@ class Changes:
     - `marked`: Macs that inputs marked; one is decided when `DecisionQueue.is_undecided` is False
     - `broadcast`: changed parts of the broadcast state, as named by `Fleet.broadcast_to_wire`
     - `offsets`: of `Reconciler.queue_broadcast`, once all Macs of its batch are decided
-    - `results`: action and outcome of each result that changed a job
+    - `results`: each result that changed a job
     - `durations`: action of each succeeded job, and its seconds from issue to success
 
     The dicts with None are ordered sets.
@@ -99,7 +116,7 @@ class Changes:
     marked: dict[str, None] = field(default_factory=dict)
     broadcast: dict[str, None] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
-    results: list[tuple[Action, Outcome]] = field(default_factory=list)
+    results: list[JobProgress] = field(default_factory=list)
     durations: list[tuple[Action, float]] = field(default_factory=list)
 
     @property

@@ -1,44 +1,62 @@
 """Decides for one Mac until nothing follows, then for the Macs that wait for the freed capacity.
 
-One step folds a result or a withdrawal that ends the Mac's job, or else makes the decision and
-issues its job. Each step that changes the Mac's jobs is followed by another one: a job that was
-issued leads to the decision to hold the Mac for it.
+One step folds a result or a withdrawal that ends the Mac's job, or halts an action that too many
+Macs of the site need, or else makes the decision and issues its job. Each step that changes the
+Mac's jobs or the halts is followed by another one: a job that was issued leads to the decision to
+hold the Mac for it.
 """
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from pipeline.decide.confirmed_version import with_confirmed_version
 from pipeline.decide.decision import Evaluation, evaluate
+from pipeline.decide.exposure import Exposure, exposure
 from pipeline.decide.fast.after_send import reevaluate_after_send
 from pipeline.decide.job import build_job
 from pipeline.decide.job_events import issued_event, result_event, superseded_event
 from pipeline.decide.situation import Situation, site_of
+from pipeline.policy.model import Policy
+from pipeline.reconcile.automatic_halt import automatic_halt
 from pipeline.reconcile.changes import SOURCE, Changes, DerivedRecord, Rejection, bug_detail
 from pipeline.reconcile.decision_queue import DecisionQueue
 from pipeline.reconcile.folding import Folding
 from pipeline.reconcile.last_decision import (
     LastDecision,
     LastDecisions,
+    action_bits,
     fingerprint,
     shared_codes,
 )
 from pipeline.reconcile.policy_in_force import PolicyInForce
 from pipeline.reconcile.site_capacity import SiteCapacity
-from pipeline.state.device import Device, to_us
+from pipeline.state.device import Device, from_us, to_us
 from pipeline.state.fleet import Fleet
-from pipeline.state.jobs import extra_open_jobs, infer_result, open_job
+from pipeline.state.identity import Identity
+from pipeline.state.job_ends import infer_result
+from pipeline.state.jobs import JobEntry, extra_open_jobs, open_job
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict, encode_record
 from schemas.envelope import JobIssuedEvent
 from schemas.fast.models import construct_unchecked
-from schemas.jobs import Job, JobIssued
+from schemas.jobs import INSTALLATIONS, Action, Job, JobIssued
 
 Sign = Callable[[Job], JobIssued]
 # More than the jobs of one Mac that can be open at once.
 _MAX_STEPS: Final = 100
+
+
+class _Mac(NamedTuple):
+    """The inputs of a decision that the events derived from a decision do not change."""
+
+    device: Device
+    site: str | None
+    policy: Policy
+    identity: Identity
 
 
 class Deciding:
@@ -101,49 +119,57 @@ class Deciding:
         policy = self._in_force.policy
         if policy is None or site not in policy.sites:
             return
-        max_jobs = policy.sites[site].max_jobs
-        while self._capacity.site_jobs[site] < max_jobs:
-            udid = self._capacity.pop_waiting(site, self._last_decisions.by_udid)
+        while actions := self._actions_with_capacity(site, policy, to_us(now)):
+            udid = self._capacity.pop_waiting(site, actions, self._last_decisions.by_udid)
             if udid is None:
                 return
             self.decide(udid, now, changes)
 
+    def _actions_with_capacity(self, site: str, policy: Policy, now_us: int) -> list[Action]:
+        """Return the actions for which the site can get another job."""
+        is_full = self._capacity.site_jobs[site] >= policy.sites[site].max_jobs
+        macs, found = self._folding.sizes.macs_of(site), []
+        for action in Action:
+            limit = policy.blast_radius.limit(action, macs)
+            issued = self._capacity.count_issued(site, action, now_us)
+            if (limit is None or issued < limit) and not (is_full and action in INSTALLATIONS):
+                found.append(action)
+        return found
+
     def _decide_to_end(
         self, udid: str, now: datetime, freed: dict[str, None], changes: Changes
     ) -> None:
+        mac = self._mac_of(udid)  # no step changes it
         for _ in range(_MAX_STEPS):
-            if not self._step(udid, now, freed, changes):
+            if not self._step(udid, self._situation_of(mac, now), freed, changes):
                 return
         raise AssertionError(f"the jobs of {udid} change without end")
 
-    def _step(self, udid: str, now: datetime, freed: dict[str, None], changes: Changes) -> bool:
+    def _step(
+        self, udid: str, situation: Situation, freed: dict[str, None], changes: Changes
+    ) -> bool:
         """Fold the next event that ends a job of the Mac, or else decide for it.
 
         A decision is kept if it differs from the last one or sends a job. The sites where a job
         ended are added to `freed`. Returns True if the Mac's jobs changed: then it must be decided
         again.
         """
-        last, situation = self._last_decisions.by_udid.get(udid), self.situation(udid, now)
+        last, now = self._last_decisions.by_udid.get(udid), situation.now
         entry = situation.open_job
-        if entry is not None:
-            for extra in extra_open_jobs(situation.job_history):
-                event = superseded_event(extra, udid, entry.job_id, SOURCE, now)
-                if self._folding.apply_derived(event, udid, freed, changes):
-                    return True
-            result = infer_result(entry, situation.device, udid, now)
-            if result is not None:
-                settled = result_event(result, SOURCE, now)
-                if self._folding.apply_derived(settled, udid, freed, changes):
-                    return True
+        if entry is not None and self._ends_job(entry, situation, freed, changes):
+            return True
         found = self._evaluate(situation)
         decision = found.decision
+        sends = decision.decision is Verdict.SEND
+        # Before a withdrawal: an open job is not withdrawn for a job that the halt holds.
+        if sends and self._halts_action(situation, decision, changes):
+            return True
         if decision.supersedes is not None and entry is not None:
             by = decision.job_id or decision.reason.value
             event = superseded_event(entry, udid, by, SOURCE, now)
             if self._folding.apply_derived(event, udid, freed, changes):
                 return True
         digest = fingerprint(decision)
-        sends = decision.decision is Verdict.SEND
         # A job that was ordered before and is in no job history was lost: it is sent again.
         if last is not None and last.fingerprint == digest and not sends:
             return False
@@ -159,6 +185,46 @@ class Deciding:
         if issued is None:
             return False
         return self._folding.apply_derived(issued, udid, freed, changes)
+
+    def _ends_job(
+        self, entry: JobEntry, s: Situation, freed: dict[str, None], changes: Changes
+    ) -> bool:
+        """Fold the event that ends an extra open job of the Mac, or its open job `entry`.
+
+        Returns True if one changed the Mac's jobs.
+        """
+        udid = s.device.udid
+        for extra in extra_open_jobs(s.job_history):
+            event = superseded_event(extra, udid, entry.job_id, SOURCE, s.now)
+            if self._folding.apply_derived(event, udid, freed, changes):
+                return True
+        result = infer_result(entry, s.device, udid, s.now)
+        if result is None:
+            return False
+        settled = result_event(result, SOURCE, s.now)
+        return self._folding.apply_derived(settled, udid, freed, changes)
+
+    def _halts_action(self, s: Situation, decision: Decision, changes: Changes) -> bool:
+        """Halt the action of a decision to send if too many Macs of its site got a job for it.
+
+        Returns True if it is halted, and the Macs that the halt affects are queued.
+        """
+        if not self._capacity.has_whole_sites:
+            return False
+        assert decision.site is not None, "a gate holds a Mac without a site"
+        assert decision.action is not None
+        event = automatic_halt(
+            *(self._capacity.issued, s.policy, self._fleet),
+            site=decision.site,
+            action=decision.action,
+            udid=s.device.udid,
+            macs=s.site_macs,
+            now=s.now,
+        )
+        if event is None:
+            return False
+        self._queue.add_batch(self._folding.apply_halt(event, changes))
+        return True
 
     def _issue(self, s: Situation, decision: Decision, now: datetime) -> JobIssuedEvent:
         """Return the event that issues the signed job of a decision to send."""
@@ -193,11 +259,17 @@ class Deciding:
 
     def situation(self, udid: str, now: datetime) -> Situation:
         """Return the Situation of this Mac at `now`. The caller ensures that there is a policy."""
+        return self._situation_of(self._mac_of(udid), now)
+
+    def _mac_of(self, udid: str) -> "_Mac":
         policy = self._in_force.policy
         assert policy is not None
         device = self._fleet.merged_device(udid)
+        return _Mac(device, site_of(device, policy), policy, self._fleet.identity(device))
+
+    def _situation_of(self, mac: "_Mac", now: datetime) -> Situation:
+        device, site, policy, identity = mac
         history = self._fleet.job_history_of(device)
-        site = site_of(device, policy)
         own_job = open_job(history)
         found = Situation(
             device,
@@ -206,9 +278,11 @@ class Deciding:
             now,
             history,
             (*self._fleet.halts(), *self._folding.failing_releases.holds(device)),
-            self._fleet.approvals(udid),
+            self._fleet.approvals(device.udid),
             self._capacity.count_others(site, own_job),
-            identity=self._fleet.identity(device),
+            identity=identity,
+            site_macs=self._folding.sizes.macs_of(site),
+            site_hour_jobs=self._capacity.others_of_hour(site, own_job, to_us(now)),
         )
         if self._fast_paths:
             # The values that the Situation's own properties would compute.
@@ -232,13 +306,13 @@ class Deciding:
             "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
             "site_open_jobs": s.site_open_jobs,
             "identity": s.identity.to_wire(),
+            "site_macs": s.site_macs,
+            "site_hour_jobs": s.site_hour_jobs,
         }
-        inputs = (
-            construct_unchecked(DecisionInputs, values)
-            if self._fast_paths
-            else DecisionInputs(**values)
-        )
-        return DecisionRecord(decision=decision, inputs=inputs)
+        if not self._fast_paths:
+            return DecisionRecord(decision=decision, inputs=DecisionInputs(**values))
+        inputs = construct_unchecked(DecisionInputs, values)
+        return construct_unchecked(DecisionRecord, {"decision": decision, "inputs": inputs})
 
     def _wire_of(self, device: Device) -> dict[str, Any]:
         """Return the device as JSON values; with `fast_paths` those of the last device are kept."""
@@ -257,6 +331,28 @@ class Deciding:
             self._queue.set_timer(udid, last.recheck_us)
         self._capacity.wait(udid, last)
 
+    def restore(self, udid: str, last: LastDecision) -> None:
+        """Keep a stored decision, and compute the Mac's exposure from the present catalogue.
+
+        If the catalogue has changed since the decision, the Mac is decided again.
+        """
+        policy, device = self._in_force.policy, self._fleet.devices.get(udid)
+        if last.severity is not None and policy is not None and device is not None:
+            # Only metrics have the exposure, and no Mac prevents a start.
+            with suppress(Exception):
+                exposed = self._exposure(udid, policy)
+                last = last._replace(
+                    exposed_us=exposed.since_us, exploited=exposed.cve_releases.exploited
+                )
+        self.keep(udid, last)
+
+    def _exposure(self, udid: str, policy: Policy) -> Exposure:
+        device = self._fleet.merged_device(udid)
+        history = self._fleet.job_history_of(device)
+        # An exposure does not depend on the time.
+        s = Situation(device, self._fleet.advisories, policy, from_us(0), history)
+        return exposure(with_confirmed_version(s))
+
     def _remember_decision(self, found: Evaluation, digest: bytes) -> None:
         """Keep the evaluation as the Mac's last decision, with its timer and its queue entry."""
         decision = found.decision
@@ -270,14 +366,17 @@ class Deciding:
             decision.severity if decision.cves else None,
             0 if deadline is None else to_us(deadline),
             found.recheck_on_telemetry,
-            found.waits_for_capacity,
+            action_bits(found.waits_for),
             shared_codes(decision.findings),
+            found.exposed.since_us if decision.cves else 0,
+            found.exposed.cve_releases.exploited if decision.exploited_cves else (),
         )
         self.keep(decision.udid, last)
 
 
 _ALL_BUT_HISTORY: Final = attrgetter(
-    *("device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs", "identity")
+    *("device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs", "identity"),
+    *("site_macs", "site_hour_jobs"),
 )
 
 

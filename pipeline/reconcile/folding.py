@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Final, NamedTuple, get_args
 
 from pipeline.policy.file import read_policy
-from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange
+from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange, JobProgress
 from pipeline.reconcile.failing_releases import FailingReleases
 from pipeline.reconcile.last_decision import LastDecisions
 from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.site_capacity import SiteCapacity
+from pipeline.reconcile.site_sizes import SiteSizes
 from pipeline.state.device import FIRST_TELEMETRY, Device, from_us
 from pipeline.state.fleet import NO_CHANGE, Broadcast, Change, Fleet
 from pipeline.state.jobs import JobEntry, JobHistory
@@ -17,12 +18,15 @@ from schemas.envelope import (
     AttemptsResetEvent,
     DeviceEvent,
     Event,
+    HaltSetEvent,
     InventoryEvent,
     JobEvent,
     JobIssuedEvent,
     JobResultedEvent,
     PolicyChangedEvent,
     encode,
+    is_device_event,
+    is_job_event,
 )
 from schemas.fast.report_peek import ReportPeek
 from schemas.results import Outcome
@@ -43,13 +47,14 @@ class _Saved(NamedTuple):
 class Folding:
     """Folds events into one fleet, with the counts and the marks that follow from a fold.
 
-    `failing_releases` are the counts of failed updates.
+    `failing_releases` are the counts of failed updates, `sizes` those of the Macs of each site.
     """
 
     def __init__(
         self,
         fleet: Fleet,
         capacity: SiteCapacity,
+        sizes: SiteSizes,
         failing_releases: FailingReleases,
         last_decisions: LastDecisions,
         marking: Marking,
@@ -58,6 +63,7 @@ class Folding:
     ) -> None:
         self._fleet = fleet
         self._capacity = capacity
+        self.sizes = sizes
         self.failing_releases = failing_releases
         self._last_decisions = last_decisions
         self._marking = marking
@@ -81,7 +87,8 @@ class Folding:
             if change is not NO_CHANGE:
                 self._marking.mark(change, freed, now, broadcast_udids, changes)
                 families = self._count_failures(event, change)
-                broadcast_udids |= dict.fromkeys(self.failing_releases.macs_of(families))
+                if families:
+                    broadcast_udids |= dict.fromkeys(self.failing_releases.macs_of(families))
         except Exception:
             self._roll_back(event, saved)
             raise
@@ -103,7 +110,7 @@ class Folding:
         before, after, us = applied
         udid = after.udid
         try:
-            self._marking.mark_for_telemetry(udid, now, changes, after)
+            self._marking.mark_for_telemetry(udid, now, changes, after, us)
         except Exception:
             self._fleet.devices[udid] = before
             raise
@@ -137,6 +144,22 @@ class Folding:
         freed |= dict.fromkeys(sites)
         return True
 
+    def apply_halt(self, event: HaltSetEvent, changes: Changes) -> list[str]:
+        """Fold a halt that Drydock itself sets; return the Macs that it affects, sorted.
+
+        If our code raises, the state is as before.
+        """
+        raw = encode(event, fast_paths=self._fast_paths)
+        saved = self._save(event)
+        try:
+            change, _ = self._fold(event)
+        except Exception:
+            self._roll_back(event, saved)
+            raise
+        changes.records.append(DerivedRecord(saved.key, raw, event))
+        self._note_changes(event, raw, saved, changes)
+        return self._marking.affected(change)
+
     def fold(self, event: Event) -> Change:
         """Fold an event that was admitted before, and mark nothing: for replay and broadcasts.
 
@@ -155,8 +178,8 @@ class Folding:
         nothing is changed.
         """
         if type(event) is InventoryEvent:
-            return self._fleet.apply(event), ()
-        if isinstance(event, JobEvent):
+            return self._count_macs(self._fleet.apply(event)), ()
+        if is_job_event(event):
             udid = event_key(event)
             histories = self._fleet.job_histories
             before = histories.get(udid, ())
@@ -164,18 +187,25 @@ class Folding:
             return change, self._capacity.count_changes(udid, before, histories.get(udid, ()))
         if isinstance(event, PolicyChangedEvent):
             read_policy(event.data.text)
-        return self._fleet.apply(event), ()
+        return self._count_macs(self._fleet.apply(event)), ()
+
+    def _count_macs(self, change: Change) -> Change:
+        """Count the confirmed Macs of the sites again after a change, and return it."""
+        if change.affects_all:
+            self.sizes.recount()
+        elif change is not NO_CHANGE:
+            self.sizes.count(change.udids, is_material=change.is_material)
+        return change
 
     def _count_failures(self, event: Event, change: Change) -> tuple[str, ...]:
         """Count failed updates again; return the model families whose holds changed."""
         failing = self.failing_releases
-        if isinstance(event, JobEvent):
+        if is_device_event(event):
+            is_material = change.is_material and bool(change.udids)
+            return failing.note_report(change.udids[0]) if is_material else ()
+        if is_job_event(event):
             return failing.count(event_key(event))
-        if isinstance(event, AttemptsResetEvent):
-            return failing.recount_after_reset()
-        if isinstance(event, DeviceEvent) and change.is_material and change.udids:
-            return failing.note_report(change.udids[0])
-        return ()
+        return failing.recount_after_reset() if isinstance(event, AttemptsResetEvent) else ()
 
     # --- undoing ---
 
@@ -194,6 +224,7 @@ class Folding:
         if isinstance(event, JobEvent):
             self._capacity.recount(self._fleet.job_histories)
         self.failing_releases.recount()
+        self.sizes.recount()
 
     # --- changes ---
 
@@ -210,16 +241,18 @@ class Folding:
 
     def _note_changes(self, event: Event, raw: bytes, saved: _Saved, changes: Changes) -> None:
         """Add to `changes` all that the fold of an event changed."""
-        if isinstance(event, JobEvent):
-            self._note_job(event, raw, saved, changes)
-        elif isinstance(event, DeviceEvent):
+        if is_device_event(event):
             key, before = saved.key, saved.device
             after = self._fleet.devices.get(key)
             # Rows lack the data that recognises a duplicate: equal devices may differ in it.
             if after is not None and after is not before and after != before:
-                (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
+                is_report = type(event) is InventoryEvent  # it is no check-in
+                is_telemetry = _is_telemetry(before, after, compare_checkins=not is_report)
+                (changes.telemetry if is_telemetry else changes.devices)[key] = None
+        elif is_job_event(event):
+            self._note_job(event, raw, saved, changes)
         else:
-            changes.broadcast[_broadcast_part(event)] = None
+            changes.broadcast[broadcast_part(event)] = None
 
     def _note_job(self, event: JobEvent, raw: bytes, saved: _Saved, changes: Changes) -> None:
         """Add to `changes` the change of the event's job; nothing if the job is unchanged."""
@@ -233,18 +266,19 @@ class Folding:
         if (old is not None and old.is_open) is not new.is_open:
             changes.job_changes.append(JobChange(saved.key, new, raw))
         if isinstance(event, JobResultedEvent):
-            changes.results.append((new.action, event.data.outcome))
+            outcome, error = event.data.outcome, event.data.error_code
+            changes.results.append(JobProgress(new.action, outcome, new.site, new.method, error))
             if new.outcome is Outcome.SUCCEEDED:
                 duration = event.time - from_us(new.issued_us)
                 changes.durations.append((new.action, duration.total_seconds()))
 
 
-def _is_telemetry(before: Device | None, after: Device) -> bool:
+def _is_telemetry(before: Device | None, after: Device, *, compare_checkins: bool) -> bool:
     """Return True if only times and telemetry differ."""
     return (
         before is not None
         and before.values[:FIRST_TELEMETRY] == after.values[:FIRST_TELEMETRY]
-        and before.checkins == after.checkins
+        and (not compare_checkins or before.checkins == after.checkins)
         and before.inventory_days == after.inventory_days
     )
 
@@ -255,10 +289,11 @@ _BROADCAST_PARTS: Final = {
     "approval": "approvals",
     "attempts": "resets",
     "identity": "identities",
+    "strike": "advisories",
 }
 
 
-def _broadcast_part(event: Event) -> str:
+def broadcast_part(event: Event) -> str:
     """Return the part of the broadcast state that a broadcast event changes."""
     if isinstance(event, AdvisoryEvent):
         return "advisories"

@@ -2,12 +2,25 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
+from pipeline.state.compact.seen_days import DAY_US
 from pipeline.state.device import to_us
 from schemas.decisions import Decision, Reason, Severity, Verdict
+from schemas.jobs import Action
+
+# The bits of `LastDecision.waits_for`; stored, so a new action gets the next bit.
+_BITS: Final = {
+    Action.UPDATE: 1,
+    Action.UPGRADE: 2,
+    Action.REINSTALL: 4,
+    Action.REIMAGE: 8,
+    Action.REENROLL: 16,
+    Action.RESTART: 32,
+}
 
 
 class LastDecision(NamedTuple):
@@ -16,8 +29,12 @@ class LastDecision(NamedTuple):
     `recheck_us` is the time at which the Mac must be decided again without an event, in us since
     1970; 0 for never. `severity` is None for a Mac without CVEs; `deadline_us` is 0 without a
     deadline. `recheck_on_telemetry`: a report that brings only telemetry can change the decision.
-    `waits_for_capacity`: the end of another job of the site can change it. `findings` are the codes
-    of the decision's findings.
+    `waits_for`: the actions for which capacity of the site can change it, as `action_bits`.
+    `findings` are the codes of the decision's findings.
+
+    `exposed_us` is the time of the first release whose CVEs the Mac has, in us since 1970, 0 for
+    none; `exploited` are those of its CVEs that are known to be exploited. They are only counted,
+    and are not stored: `Reconciler.restore` works them out again.
     """
 
     fingerprint: bytes
@@ -28,35 +45,69 @@ class LastDecision(NamedTuple):
     severity: Severity | None
     deadline_us: int
     recheck_on_telemetry: bool = True
-    waits_for_capacity: bool = False
+    waits_for: int = 0
     findings: tuple[str, ...] = ()
+    exposed_us: int = 0
+    exploited: tuple[str, ...] = ()
+
+    @property
+    def waiting_actions(self) -> tuple[Action, ...]:
+        """The actions for which capacity of the site can change the decision."""
+        return tuple(action for action, bit in _BITS.items() if self.waits_for & bit)
 
     @property
     def wants_capacity(self) -> bool:
-        """True if `waits_for_capacity`, or if the decision is a hold because the site is full."""
-        return self.waits_for_capacity or self.reason is Reason.SITE_FULL
+        """True if capacity of the site can change the decision."""
+        return bool(self.waits_for)
+
+
+def last_of(decision: Decision) -> LastDecision:
+    """Return what a decision record shows of a last decision: without timers and exposure."""
+    deadline = decision.deadline_at
+    return LastDecision(
+        b"",
+        decision.decision,
+        decision.reason,
+        0,
+        decision.site,
+        decision.severity if decision.cves else None,
+        0 if deadline is None else to_us(deadline),
+        recheck_on_telemetry=False,
+        findings=shared_codes(decision.findings),
+    )
+
+
+def action_bits(actions: Iterable[Action]) -> int:
+    """Return these actions as the sum of their bits."""
+    return sum(_BITS[action] for action in actions)
 
 
 class LastDecisions:
     """The last decision of each Mac, and the counts that follow from them.
 
-    `exposed` is the number of Macs with CVEs by site (empty for none) and severity, `findings` the
-    number of Macs with a finding by site and code.
+    `decided` is the number of Macs by site (empty for none), verdict and reason; `exposed` that of
+    Macs with CVEs by site and severity; `exposed_days` the same also by the day of `exposed_us`,
+    counted from 1970; `exploited` the number of Macs by their exploited CVEs, one key for all CVEs
+    of a Mac; `findings` the number of Macs with a finding by site and code. Each change of a
+    decision changes a few counts: no Mac is visited to count.
     """
 
     def __init__(self) -> None:
         self.by_udid: dict[str, LastDecision] = {}
         self.exposed: Counter[tuple[str, str]] = Counter()
         self.findings: Counter[tuple[str, str]] = Counter()
+        self.decided: Counter[tuple[str, Verdict, Reason]] = Counter()
+        self.exposed_days: Counter[tuple[str, str, int]] = Counter()
+        self.exploited: Counter[tuple[str, ...]] = Counter()
 
     def put(self, udid: str, last: LastDecision) -> None:
         """Store the Mac's last decision in place of the one before."""
-        self._count_exposed(self.by_udid.get(udid), last)
+        self._count(self.by_udid.get(udid), last)
         self.by_udid[udid] = last
 
     def remove(self, udid: str) -> None:
         """Remove the decision of a record that has become part of a Mac."""
-        self._count_exposed(self.by_udid.pop(udid, None), None)
+        self._count(self.by_udid.pop(udid, None), None)
 
     def count_overdue(self, now: datetime) -> Counter[str]:
         """Return the number of exposed Macs past their deadline, by site; visits every Mac.
@@ -70,16 +121,31 @@ class LastDecisions:
             if last.severity is not None and 0 < last.deadline_us <= now_us
         )
 
-    def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
+    def _count(self, old: LastDecision | None, new: LastDecision | None) -> None:
         """Move a Mac in the counts from its old decision to its new one."""
         for last, sign in ((old, -1), (new, 1)):
             if last is None:
                 continue
             site = last.site or ""
+            self.decided[site, last.verdict, last.reason] += sign
             if last.severity is not None:
                 self.exposed[site, last.severity.value] += sign
+                day = last.exposed_us // DAY_US
+                _add(self.exposed_days, (site, last.severity.value, day), sign)
+            if last.exploited:
+                _add(self.exploited, last.exploited, sign)
             for code in last.findings:
                 self.findings[site, code] += sign
+
+
+_Key = TypeVar("_Key")
+
+
+def _add(counts: Counter[_Key], key: _Key, sign: int) -> None:
+    """Add to a count, and drop it at zero: new keys come with each release."""
+    counts[key] += sign
+    if not counts[key]:
+        del counts[key]
 
 
 @lru_cache(maxsize=1024)

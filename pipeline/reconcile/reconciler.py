@@ -34,15 +34,19 @@ from pipeline.reconcile.deciding import Deciding, Sign
 from pipeline.reconcile.decision_queue import DecisionQueue, FreedSite
 from pipeline.reconcile.failing_releases import FailingReleases
 from pipeline.reconcile.folding import Folding
+from pipeline.reconcile.hourly_jobs import HOUR_US
 from pipeline.reconcile.last_decision import LastDecision, LastDecisions
 from pipeline.reconcile.marking import Marking
+from pipeline.reconcile.new_macs import NewMacs
 from pipeline.reconcile.policy_in_force import PolicyInForce
 from pipeline.reconcile.site_capacity import SiteCapacity
+from pipeline.reconcile.site_sizes import SiteSizes
+from pipeline.state.device import from_us, to_us
 from pipeline.state.fleet import Change, Fleet, merge_changes
 from pipeline.trust.identity import identity_problem
 from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.decisions import Decision, DecisionRecord
-from schemas.envelope import AdvisoryEvent, DeviceEvent, Event
+from schemas.envelope import AdvisoryEvent, Event, is_device_event
 from schemas.fast.report_peek import ReportPeek
 from schemas.signed_payloads import PublicKeys
 
@@ -54,10 +58,12 @@ class Reconciler:
 
     `sign` signs a job; without it the reconciler can only fold. `job_keys` and `approval_keys` are
     the public keys that admission trusts. `queue` has the Macs to decide; every Mac is swept each
-    `sweep_every`. Without `fast_paths` no value of an earlier evaluation is reused and every model
-    is validated: slower, with the same decisions and bytes (docs/explanation/fast-paths.md).
-    `last_decisions` is by UDID; `exposed` counts the Macs with CVEs by site and severity,
-    `findings` the Macs with a finding by site and code.
+    `sweep_every`. With `partitions` it has the Macs of one of so many partitions: it halts no
+    action, and admits a part of the new Macs of a sender.
+    Without `fast_paths` no value of an earlier evaluation is reused and every model is validated:
+    slower, with the same decisions and bytes (docs/explanation/fast-paths.md). `last_decisions` is
+    by UDID; `counts` has the numbers of Macs that follow from them, of which `exposed` and
+    `findings` are two.
     """
 
     def __init__(
@@ -68,25 +74,30 @@ class Reconciler:
         job_keys: PublicKeys = _NO_KEYS,
         approval_keys: PublicKeys = _NO_KEYS,
         sweep_every: timedelta | None = None,
+        partitions: int | None = None,
         fast_paths: bool = True,
     ) -> None:
         self.fleet = fleet or Fleet()
         self._job_keys = job_keys
         self._approval_keys = approval_keys
         self._in_force = PolicyInForce(self.fleet)
-        self._decided = LastDecisions()
+        self.counts = self._decided = LastDecisions()
         self.last_decisions: dict[str, LastDecision] = self._decided.by_udid
         self.exposed: Counter[tuple[str, str]] = self._decided.exposed
         self.findings: Counter[tuple[str, str]] = self._decided.findings
-        self.capacity = SiteCapacity()
+        self.capacity = SiteCapacity(has_whole_sites=partitions is None)
+        # The hour in which the waiting Macs of all sites were last decided.
+        self._assigned_hour = 0
         self.queue = DecisionQueue(self.fleet.macs, self.last_decisions, sweep_every)
         self._marking = Marking(
             self.fleet, self._in_force, self.last_decisions, self.capacity, self.queue
         )
+        self._new_macs = NewMacs(self.fleet, self._in_force, partitions)
         self._failing_releases = FailingReleases(self.fleet, self._in_force)
         self._folding = Folding(
             self.fleet,
             self.capacity,
+            SiteSizes(self.fleet, self._in_force),
             self._failing_releases,
             self._decided,
             self._marking,
@@ -102,6 +113,10 @@ class Reconciler:
             sign,
             fast_paths=fast_paths,
         )
+
+    def set_keys(self, *, jobs: PublicKeys, approvals: PublicKeys) -> None:
+        """Admit jobs and approvals from now on that these keys signed."""
+        self._job_keys, self._approval_keys = jobs, approvals
 
     # --- policy ---
 
@@ -139,14 +154,20 @@ class Reconciler:
         changes = Changes() if changes is None else changes
         broadcast_udids: dict[str, None] = {}
         given = list(inputs)
-        advisories = [one for one in given if isinstance(one.event, AdvisoryEvent)]
-        if len(advisories) > 1 and self._apply_document(advisories, broadcast_udids, changes):
-            given = [one for one in given if not isinstance(one.event, AdvisoryEvent)]
+        if len(given) > 1:  # an event alone is no document, and these tests take time
+            advisories = [one for one in given if isinstance(one.event, AdvisoryEvent)]
+            if len(advisories) > 1 and self._apply_document(advisories, broadcast_udids, changes):
+                given = [one for one in given if not isinstance(one.event, AdvisoryEvent)]
         for one in given:
             try:
                 problem = self.objection(one.event)
+                first = self._new_macs.counted(one.event)
+                if problem is None and first is not None:
+                    problem = self._new_macs.problem(first, now)
                 if problem is None:
                     self._folding.apply_input(one, now, broadcast_udids, changes)
+                    if first is not None:
+                        self._new_macs.add(first, now)
                     continue
             except Exception as error:  # noqa: BLE001 - our bug: the other inputs are applied
                 problem = Problem(DeadLetterCode.BUG, bug_detail("folding it", error))
@@ -187,7 +208,7 @@ class Reconciler:
 
     def objection(self, event: Event) -> Problem | None:
         """Return the problem for which admission rejects this event; None if it admits it."""
-        if isinstance(event, DeviceEvent):
+        if is_device_event(event):
             return identity_problem(event)
         wrong = reject_reason(event, jobs=self._job_keys, approvals=self._approval_keys)
         return None if wrong is None else Problem(DeadLetterCode.BAD_VALUE, wrong, "$.data")
@@ -251,11 +272,18 @@ class Reconciler:
     def advance(self, now: datetime, limit: int, changes: Changes | None = None) -> Changes:
         """Do due work: as `decide_marked`, then for Macs whose time has come, then the sweep.
 
-        At most `limit` Macs are decided, besides those that events of single Macs marked.
-        `next_due_at` is not after `now` if work is left.
+        In a new hour the Macs that wait for a site's capacity come first. At most `limit` Macs are
+        decided, besides those, and those that events of single Macs marked. `next_due_at` is not
+        after `now` if work is left.
         """
         changes = Changes() if changes is None else changes
         self._decide_marks(now, changes)
+        hour = to_us(now) // HOUR_US
+        if hour != self._assigned_hour:  # also one before it: a clock can be set back
+            self._assigned_hour = hour
+            self.capacity.forget_hours(to_us(now))
+            for site in self.capacity.sites_with_waiting():
+                self._deciding.assign_capacity(site, now, changes)
         for udid in self.queue.pop_due(now, limit, changes):
             self._deciding.decide(udid, now, changes)
         return changes
@@ -263,9 +291,15 @@ class Reconciler:
     def next_due_at(self, now: datetime) -> datetime | None:
         """Return the time at which `advance` has work, not before `now`; None for never.
 
-        Work is a marked Mac, a Mac whose time comes, and the next sweep.
+        Work is a marked Mac, a Mac whose time comes, the next sweep, and the next hour of a site at
+        which Macs wait.
         """
-        return self.queue.next_due_at(now)
+        due_at = self.queue.next_due_at(now)
+        if not self.capacity.sites_with_waiting():
+            return due_at
+        hour = to_us(now) // HOUR_US
+        hour_at = now if hour != self._assigned_hour else from_us((hour + 1) * HOUR_US)
+        return hour_at if due_at is None else min(due_at, hour_at)
 
     def _decide_marks(self, now: datetime, changes: Changes) -> None:
         for mark in self.queue.pop_marks():
@@ -294,7 +328,7 @@ class Reconciler:
         The Mac's state must be loaded before. A record that belongs to another Mac is ignored.
         """
         if self.fleet.canonical_udid(udid) is None:
-            self._deciding.keep(udid, last)
+            self._deciding.restore(udid, last)
 
     def recount_jobs(self) -> None:
         """Count all open jobs and failed updates again, after the job histories were loaded."""

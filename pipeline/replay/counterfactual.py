@@ -126,10 +126,11 @@ def counterfactual(
     since: datetime | None = None,
     until: datetime | None = None,
     udid: str | None = None,
+    site: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
     fast_paths: bool = True,
 ) -> CounterfactualDiff:
-    """Return the differences that this policy makes, for one Mac or all.
+    """Return the differences that this policy makes, for one Mac, for one site, or for all.
 
     Recorded decisions with `since` <= time < `until` are compared; then each Mac is decided by both
     policies at `until`, or at the last time of the log. `progress` is called with the `seq`
@@ -155,18 +156,19 @@ def counterfactual(
             and (until is None or entry.at < until)
             and udid in (None, entry.key)
         ):
-            decisions += 1
-            changes += _recorded_change(
-                entry, read_record(entry), policy, contents, fast_paths=fast_paths
-            )
+            record = read_record(entry)
+            if site in {None, record.decision.site}:
+                decisions += 1
+                changes += _recorded_change(entry, record, policy, contents, fast_paths=fast_paths)
     progress(last_seq)
     macs = 0
     if end is not None:
         for recorded, alternative in _at_end(
             reconciler, policy_text, end, udid, fast_paths=fast_paths
         ):
-            macs += 1
-            changes += _change(None, end, recorded, alternative)
+            if site in {None, alternative.site, None if recorded is None else recorded.site}:
+                macs += 1
+                changes += _change(None, end, recorded, alternative)
     return CounterfactualDiff(policy_digest(policy_text), decisions, macs, tuple(changes))
 
 

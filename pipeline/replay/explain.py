@@ -1,9 +1,11 @@
 """The recorded history of one Mac: its last decision, jobs and last events, and what remains."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Any, Final
+
+from pydantic import PlainSerializer, PlainValidator
 
 from pipeline.decide.confirmed_version import with_confirmed_version
 from pipeline.decide.exposure import exposure
@@ -20,9 +22,11 @@ from pipeline.replay.log import (
     read_event,
     read_record,
 )
+from pipeline.replay.operator_steps import OperatorStep, PutInForce, operator_steps, policy_of
 from pipeline.replay.policy_rules import PolicyRule, rules_of
 from pipeline.state.device import to_us
 from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
+from pipeline.state.strikes import StrikeState
 from schemas import sentences
 from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
 from schemas.envelope import (
@@ -41,13 +45,27 @@ from schemas.results import JobResult
 KEPT_EVENTS: Final = 10
 
 
+def _read_strike(wire: Any) -> StrikeState:
+    try:
+        return wire if isinstance(wire, StrikeState) else StrikeState.from_json(wire)
+    except (LookupError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+# pydantic, which encodes an Explanation for the HTTP API, knows no Struct of msgspec.
+WireStrike = Annotated[
+    StrikeState, PlainValidator(_read_strike), PlainSerializer(StrikeState.as_json)
+]
+
+
 @dataclass(frozen=True, slots=True)
 class LoggedDecision:
-    """A decision in the Mac's history."""
+    """A decision in the Mac's history; `policy_digest` is that of its policy, None without one."""
 
     seq: int
     at: datetime
     decision: Decision
+    policy_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +141,10 @@ class Explanation:
 
     `sources` has the source of each field of the Mac that the log still shows. `methods` are those
     of the policy for the decision's action, `rules` the settings that its gates compared with; both
-    are empty if the log has lost the policy or the catalogue of the decision.
+    are empty if the log has lost the policy or the catalogue of the decision. `policy` is that
+    policy with its author; None too if the log has lost its event. `operator_steps` are the halts,
+    resumes, approvals and denials that cover the Mac. `strikes` are the struck statements of that
+    catalogue that have an effect.
     """
 
     udid: str
@@ -138,6 +159,18 @@ class Explanation:
     sources: Mapping[str, str] = field(default_factory=dict)
     methods: tuple[MethodRow, ...] = ()
     rules: Mapping[str, PolicyRule] = field(default_factory=dict)
+    policy: PutInForce | None = None
+    operator_steps: tuple[OperatorStep, ...] = ()
+    strikes: tuple[WireStrike, ...] = ()
+
+    @property
+    def sent(self) -> LoggedDecision | None:
+        """The decision that sent the open job, if the last decision holds because of that job."""
+        blocked = self.blocked_by
+        if blocked is None or blocked.gate != "job_open":
+            return None
+        sends = [one for one in self.decisions if one.decision.decision is Verdict.SEND]
+        return sends[-1] if sends else None
 
     @property
     def remaining(self) -> tuple[Remaining, ...]:
@@ -175,67 +208,87 @@ def finding_details(decision: Decision) -> dict[str, str]:
     }
 
 
-def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explanation | None:
+def explain(
+    log: LogReader, name: str, *, at: datetime | None = None, last_seq: int | None = None
+) -> Explanation | None:
     """Return the log's content about one Mac up to and including `at`; None for an unknown Mac.
 
-    `name` is a UDID, a serial number or an enrollment id; without `at` the whole log counts. The
-    name is looked up in the whole log, also after `at`. Raises UnreadableLog if an entry that the
+    `name` is a UDID, a serial number or an enrollment id; without `at` the whole log counts. With
+    `last_seq` it ends with the entry of this number: several decisions can have one time. The name
+    is looked up in the whole log, also after the end. Raises UnreadableLog if an entry that the
     result holds cannot be read.
     """
+
+    def counts(entry: LogEntry) -> bool:
+        return (at is None or entry.at <= at) and (last_seq is None or entry.seq <= last_seq)
+
     udid = find_device_key(log, name)
     if udid is None:
         return None
-    entries = [entry for entry in log.entries(key=udid) if at is None or entry.at <= at]
+    entries = list(filter(counts, log.entries(key=udid)))
     decided = [entry for entry in entries if entry.kind == "decision"]
     newest = read_record(decided[-1]) if decided else None
-    keys = _keys(udid, newest)
+    keys = keys_of(udid, newest)
     for alias in keys[1:]:
-        entries += [entry for entry in log.entries(key=alias) if at is None or entry.at <= at]
+        entries += filter(counts, log.entries(key=alias))
     events = sorted((entry for entry in entries if entry.kind == "event"), key=lambda one: one.seq)
     # Only these are decoded: a Mac sends some thousand reports in a year.
     about_jobs = [_logged(entry) for entry in events if entry.type in _JOB_EVENTS]
     others = [entry for entry in events if entry.type not in _JOB_EVENTS]
     seen = (entry for entry in reversed(events) if entry.type not in _JOB_EVENTS)
-    methods, rules = _background(log, newest)
-    decisions = (
-        LoggedDecision(entry.seq, entry.at, read_record(entry).decision) for entry in decided
-    )
+    methods, rules, strikes = _background(log, newest)
+    sites = {job.data.job.site for job in _issued(about_jobs)}
+    actions = {job.data.job.action for job in _issued(about_jobs)}
+    advisories = () if newest is None else newest.decision.advisory_ids
+    if newest is not None and newest.decision.site is not None:
+        sites.add(newest.decision.site)
+    if newest is not None and newest.decision.action is not None:
+        actions.add(newest.decision.action)
     return Explanation(
         udid,
         keys,
         decided[-1].seq if decided else None,
         newest,
-        tuple(decisions),
+        tuple(map(_decision, decided)),
         tuple(_stories(about_jobs)),
         tuple(_logged(entry) for entry in others[-KEPT_EVENTS:]),
         len(others),
-        tuple(_resets(log, keys, {job.data.job.site for job in _issued(about_jobs)}, at)),
+        tuple(_resets(log, keys, sites, counts)),
         {} if newest is None else sources_of(newest.inputs.device["facts"], seen),
         methods,
         rules,
+        None if newest is None else policy_of(log, newest.inputs.policy_digest, decided[-1].seq),
+        tuple(operator_steps(log, events, sites, actions, advisories, counts)),
+        strikes,
     )
+
+
+def _decision(entry: LogEntry) -> LoggedDecision:
+    record = read_record(entry)
+    return LoggedDecision(entry.seq, entry.at, record.decision, record.inputs.policy_digest)
 
 
 def _background(
     log: LogReader, record: DecisionRecord | None
-) -> tuple[tuple[MethodRow, ...], Mapping[str, PolicyRule]]:
-    """Return the methods and the rules of a decision, computed again from its record.
+) -> tuple[tuple[MethodRow, ...], Mapping[str, PolicyRule], tuple[StrikeState, ...]]:
+    """Return the methods, the rules and the strikes of a decision, computed from its record.
 
-    Both are empty without a record, and if the log no longer has its policy or catalogue.
+    All are empty without a record, and if the log no longer has its policy or catalogue.
     """
     if record is None:
-        return (), {}
+        return (), {}, ()
     contents, inputs, decision = LogContents(log), record.inputs, record.decision
     try:
         document = contents.policy_document(inputs.policy_digest or "")
         catalogue = contents.catalogue(inputs.catalog_digest)
     except UnreadableLog:
-        return (), {}
+        return (), {}, ()
     s = with_confirmed_version(situation_of(record, document.policy, catalogue))
     wanted = (decision.action, decision.intent)
     need = next((one for one in needs(s, exposure(s)) if (one.action, one.intent) == wanted), None)
     rows = () if need is None else method_rows(s, need)
-    return rows, rules_of(s, decision, need, document)
+    strikes = tuple(act for act, has_effect in catalogue.strikes() if has_effect)
+    return rows, rules_of(s, decision, need, document), strikes
 
 
 _JOB_EVENTS: Final = frozenset(
@@ -246,9 +299,12 @@ _RESET: Final = AttemptsResetEvent.model_fields["type"].default
 
 
 def _resets(
-    log: LogReader, keys: Iterable[str], sites: Iterable[str], at: datetime | None
+    log: LogReader,
+    keys: Iterable[str],
+    sites: Iterable[str],
+    counts: Callable[[LogEntry], bool],
 ) -> Iterator[LoggedReset]:
-    """Yield the resets up to `at` of everything, of one of these sites, or of the Mac's keys."""
+    """Yield the counted resets of everything, of one of these sites, or of the Mac's keys."""
     scopes = [
         ResetScope(everything=True),
         *(ResetScope(site=site) for site in sorted(sites)),
@@ -256,7 +312,7 @@ def _resets(
     ]
     found = [entry for scope in scopes for entry in log.entries(kind="event", key=scope.key)]
     for entry in sorted(found, key=lambda one: one.seq):
-        if entry.type == _RESET and (at is None or entry.at <= at):
+        if entry.type == _RESET and counts(entry):
             event = read_event(entry)
             assert isinstance(event, AttemptsResetEvent)
             yield LoggedReset(entry.seq, entry.at, event.data)
@@ -276,7 +332,7 @@ def _logged(entry: LogEntry) -> LoggedEvent:
     return LoggedEvent(entry.seq, entry.at, read_event(entry))
 
 
-def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
+def keys_of(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
     """Return the Mac's key, then the other keys under which its reports may be logged.
 
     The others are those of the decision record; there are none without a record.

@@ -83,11 +83,24 @@ def _path(s: Situation, decision: Decision, need: Need | None, gate: Gate) -> Pa
     if gate.gate == "deferral":
         return None if gate.passed else _deferral(s, need)
     if gate.gate == "site_slots":
-        return None if site is None or action is Action.REENROLL else ("sites", site, "max_jobs")
+        return _capacity(s, decision)
     if gate.gate == "method":
         return None if action is None else ("methods", action.value)
     name = _threshold(s, decision, gate)
     return None if name is None else ("thresholds", name)
+
+
+def _capacity(s: Situation, decision: Decision) -> Path | None:
+    site, action = decision.site, decision.action
+    if site is None or action is None:
+        return None
+    if not s.is_confirmed:
+        return "blast_radius", "confirmed_only"
+    issued = dict(s.site_hour_jobs).get(action.value, 0)
+    limit = s.policy.blast_radius.limit(action, s.site_macs)
+    if limit is not None and issued >= limit:
+        return "blast_radius", "jobs_per_hour", action.value
+    return None if action is Action.REENROLL else ("sites", site, "max_jobs")
 
 
 def _threshold(s: Situation, decision: Decision, gate: Gate) -> str | None:

@@ -43,10 +43,17 @@ from pipeline.replay.log import (
 from pipeline.replay.stored_state import stored_state_difference
 from pipeline.state.fleet_snapshot import encode_fleet, snapshot_digest
 from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict, encode_record
-from schemas.envelope import InvalidEvent, JobIssuedEvent, PolicyChangedEvent, decode
+from schemas.envelope import (
+    Event,
+    InvalidEvent,
+    JobIssuedEvent,
+    PolicyChangedEvent,
+    decode,
+)
+from schemas.ids import logged_source
 from schemas.jobs import Job
 
-_PROGRESS_EVERY: Final = 1000
+PROGRESS_EVERY: Final = 1000
 
 
 class Check(StrEnum):
@@ -169,7 +176,7 @@ class _Verification:
                 yield from self._decision(entry)
             if entry.seq in snapshots:
                 yield from self._snapshot(entry, snapshots[entry.seq].digest)
-            if entry.seq % _PROGRESS_EVERY == 0:
+            if entry.seq % PROGRESS_EVERY == 0:
                 progress(entry.seq)
         for entry, job in self.sent_jobs.values():
             yield _not_issued(entry, job)
@@ -221,18 +228,12 @@ class _Verification:
         try:
             event = decode(entry.body)
         except InvalidEvent as error:
-            yield _unreadable(entry, str(error))
+            yield unreadable(entry, str(error))
             return
-        for column in ("type", "source", "id"):
-            recorded, actual = getattr(entry, column), getattr(event, column)
-            if recorded != actual:
-                yield LogDifference(entry.seq, entry.at, Check.COMPLETE, column, recorded, actual)
-        if isinstance(event, PolicyChangedEvent):
-            digest = policy_digest(event.data.text)
-            if digest != event.data.digest:
-                yield LogDifference(
-                    entry.seq, entry.at, Check.COMPLETE, "data.digest", event.data.digest, digest
-                )
+        for found in column_differences(entry, event):
+            yield LogDifference(
+                entry.seq, entry.at, Check.COMPLETE, found.path, found.left, found.right
+            )
         if isinstance(event, JobIssuedEvent):
             yield from self._issued(entry, event)
         self.reconciler.fold(event)
@@ -249,18 +250,13 @@ class _Verification:
         sent = self.sent_jobs.pop(job.udid, None)
         if sent is None:
             if self.udid is None and self._checked(entry):
-                yield self._job_difference(entry, job, FieldDifference("job", _wire(job), ABSENT))
+                yield self._job_difference(
+                    entry, job, FieldDifference("job", job_wire(job), ABSENT)
+                )
             return
         self.counts.jobs += 1
-        wanted = _wire(sent[1])
-        try:
-            signed = json.loads(base64.b64decode(event.data.signed.payload, validate=True))
-        except ValueError:
-            signed = "(not JSON)"
-        for path, recorded in (("job", _wire(job)), ("signed.payload", signed)):
-            found = first_difference(recorded, wanted, path)
-            if found is not None:
-                yield self._job_difference(entry, job, found)
+        for found in issued_differences(event, sent[1]):
+            yield self._job_difference(entry, job, found)
 
     def _job_difference(self, entry: LogEntry, job: Job, found: FieldDifference) -> LogDifference:
         return LogDifference(
@@ -289,7 +285,7 @@ class _Verification:
         try:
             record = read_record(entry)
         except UnreadableLog as error:
-            yield _unreadable(entry, str(error))
+            yield unreadable(entry, str(error))
             return
         yield from self._count(record.decision)
         for check, found in self._field_differences(entry, record):
@@ -339,16 +335,14 @@ class _Verification:
 
         A decision to send without a difference from the log is kept in `sent_jobs` with its job.
         """
-        text = record.model_dump_json()
-        if text.encode() != entry.body:
-            found = first_alteration(json.loads(entry.body), json.loads(text))
-            if found is not None:
-                yield Check.COMPLETE, found
+        found = body_alteration(entry, record)
+        if found is not None:
+            yield Check.COMPLETE, found
         if entry.key != record.decision.udid:
             yield Check.COMPLETE, FieldDifference("key", entry.key, record.decision.udid)
         if record.inputs.now != entry.at:
             yield Check.COMPLETE, FieldDifference("inputs.now", record.inputs.now, entry.at)
-        found = self._from_record(record)
+        found = recomputed_difference(record, self.contents, fast_paths=self.fast_paths)
         if found is not None:
             yield Check.FROM_RECORD, found
         try:
@@ -372,29 +366,6 @@ class _Verification:
         elif record.decision.decision is Verdict.SEND:
             job = build_job(situation, record.decision, fast_paths=self.fast_paths)
             self.sent_jobs[record.decision.udid] = (entry, job)
-
-    def _from_record(self, record: DecisionRecord) -> FieldDifference | None:
-        """Return the first difference of the decision from the one that its inputs give, or None.
-
-        Inputs, policy or catalogue that cannot be read are a difference.
-        """
-        inputs = record.inputs
-        try:
-            policy = self.contents.policy(inputs.policy_digest)
-            catalogue = self.contents.catalogue(inputs.catalog_digest)
-            decision = recompute(record, policy, catalogue, fast_paths=self.fast_paths)
-        except UnreadableLog as error:
-            return FieldDifference(
-                "inputs", str(error), "a policy and a catalogue that can be read"
-            )
-        except UNREADABLE as error:
-            return FieldDifference(
-                "inputs", f"cannot be read: {error!r}", "inputs that a version of Drydock wrote"
-            )
-        recorded, again = record.decision.model_dump_json(), decision.model_dump_json()
-        if recorded == again:
-            return None
-        return first_difference(json.loads(recorded), json.loads(again), "decision")
 
     def _from_log(self, record: DecisionRecord, situation: Situation) -> FieldDifference | None:
         """Return the first difference of the inputs from those of the folded events, or None.
@@ -429,6 +400,63 @@ class _Verification:
         )
 
 
+def column_differences(entry: LogEntry, event: Event) -> Iterator[FieldDifference]:
+    """Yield the differences of an event from its entry's columns, and of a policy's digest."""
+    source = logged_source(event.sender, event.source)
+    for column, actual in (("type", event.type), ("source", source), ("id", event.id)):
+        recorded = getattr(entry, column)
+        if recorded != actual:
+            yield FieldDifference(column, recorded, actual)
+    if isinstance(event, PolicyChangedEvent):
+        digest = policy_digest(event.data.text)
+        if digest != event.data.digest:
+            yield FieldDifference("data.digest", event.data.digest, digest)
+
+
+def issued_differences(event: JobIssuedEvent, wanted: Job) -> Iterator[FieldDifference]:
+    """Yield the differences of an issued job, and of its signed payload, from the wanted job."""
+    try:
+        signed = json.loads(base64.b64decode(event.data.signed.payload, validate=True))
+    except ValueError:
+        signed = "(not JSON)"
+    for path, recorded in (("job", job_wire(event.data.job)), ("signed.payload", signed)):
+        found = first_difference(recorded, job_wire(wanted), path)
+        if found is not None:
+            yield found
+
+
+def body_alteration(entry: LogEntry, record: DecisionRecord) -> FieldDifference | None:
+    """Return the first part of an entry's body that its record has lost; None if there is none."""
+    text = record.model_dump_json()
+    if text.encode() == entry.body:
+        return None
+    return first_alteration(json.loads(entry.body), json.loads(text))
+
+
+def recomputed_difference(
+    record: DecisionRecord, contents: LogContents, *, fast_paths: bool
+) -> FieldDifference | None:
+    """Return the first difference of the decision from the one that its inputs give, or None.
+
+    Inputs, policy or catalogue that cannot be read are a difference.
+    """
+    inputs = record.inputs
+    try:
+        policy = contents.policy(inputs.policy_digest)
+        catalogue = contents.catalogue(inputs.catalog_digest)
+        decision = recompute(record, policy, catalogue, fast_paths=fast_paths)
+    except UnreadableLog as error:
+        return FieldDifference("inputs", str(error), "a policy and a catalogue that can be read")
+    except UNREADABLE as error:
+        return FieldDifference(
+            "inputs", f"cannot be read: {error!r}", "inputs that a version of Drydock wrote"
+        )
+    recorded, again = record.decision.model_dump_json(), decision.model_dump_json()
+    if recorded == again:
+        return None
+    return first_difference(json.loads(recorded), json.loads(again), "decision")
+
+
 def _inputs(inputs: DecisionInputs) -> Any:
     """Return the inputs as JSON; the halts, which are stored as text, are parsed."""
     wire = json.loads(inputs.model_dump_json())
@@ -436,11 +464,13 @@ def _inputs(inputs: DecisionInputs) -> Any:
     return wire
 
 
-def _wire(job: Job) -> Any:
+def job_wire(job: Job) -> Any:
+    """Return a job as JSON values."""
     return json.loads(job.model_dump_json(exclude_none=True))
 
 
-def _unreadable(entry: LogEntry, detail: str) -> LogDifference:
+def unreadable(entry: LogEntry, detail: str) -> LogDifference:
+    """Return the difference of an entry that cannot be read."""
     return LogDifference(
         entry.seq, entry.at, Check.COMPLETE, "body", detail, "an entry that can be read", entry.key
     )
@@ -448,5 +478,5 @@ def _unreadable(entry: LogEntry, detail: str) -> LogDifference:
 
 def _not_issued(entry: LogEntry, job: Job) -> LogDifference:
     return LogDifference(
-        entry.seq, entry.at, Check.ORDERED, "job", ABSENT, _wire(job), job.udid, job.serial
+        entry.seq, entry.at, Check.ORDERED, "job", ABSENT, job_wire(job), job.udid, job.serial
     )

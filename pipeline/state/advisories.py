@@ -1,22 +1,31 @@
 """The catalogue: all advisories, folded from their sources, and the releases that a Mac lacks.
 
-Of each source and advisory the newest snapshot wins. A `Release` joins the snapshots of all
-sources, when it is first read. The missing releases are computed once for each (version, build,
-device id) and cached, because many Macs have equal ones.
+Of each source and advisory the newest statement wins; `pipeline.state.statements` has the ones that
+count. A `Release` joins the statements of all sources, when it is first read. The missing releases
+are computed once for each (version, build, device id) and cached, because many Macs have the same.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final
 
 from pipeline.state.device import to_us
-from schemas.envelope import AdvisoryEvent, AdvisoryRetractedEvent
+from pipeline.state.statements import (
+    TRUSTED,
+    Effective,
+    Statements,
+    authoritative,
+    effective,
+    identity_of,
+)
+from pipeline.state.strikes import StrikeState, is_struck
+from schemas.envelope import AdvisoryEvent
 from schemas.events.advisory import AdvisorySnapshot, Severity
-from schemas.ids import AdvisoryId, advisory_id
+from schemas.ids import AdvisoryId
 from schemas.macos import Build, OSVersion, reaches
 
 # A release is specific to some hardware if it lists fewer than ten device ids, or fewer than this
@@ -40,6 +49,8 @@ _LAST_FIXES: Final[Mapping[str, datetime]] = {
     "11": datetime(2023, 9, 11, tzinfo=UTC),
 }
 _OFFERS: Final = "gdmf"
+# Only CISA sets due dates.
+_DUE_DATES: Final = "kev"
 SUPPORTED_LINES: Final = 3
 
 
@@ -132,36 +143,15 @@ class Missing:
         return tuple(one.advisory_id for one in self.releases)
 
 
-@dataclass(frozen=True, slots=True)
-class _SourceSnapshot:
-    us: int
-    retracted: bool
-    snapshot: AdvisorySnapshot
-
-    @property
-    def sort_key(self) -> tuple[int, bool, str]:
-        """The key of which the greatest wins: time, then a retraction, then the snapshot's JSON."""
-        return self.us, self.retracted, self.snapshot.model_dump_json()
-
-
-@dataclass(frozen=True, slots=True)
-class _SourcedAdvisory:
-    """An advisory with the newest snapshot of each source, by source.
-
-    `known_us` is the time of the first event about it. `exploited_us` has, for each exploited CVE,
-    the time of the first event that listed it as exploited.
-    """
-
-    snapshots: Mapping[str, _SourceSnapshot] = field(default_factory=dict)
-    known_us: int = 0
-    exploited_us: Mapping[str, int] = field(default_factory=dict)
+_Snapshots = Mapping[str, AdvisorySnapshot]
+_NO_STATEMENTS: Final = Statements()
 
 
 @dataclass(frozen=True)
 class Advisories:
     """All advisories. Immutable, except for its caches."""
 
-    known: Mapping[AdvisoryId, _SourcedAdvisory] = field(default_factory=dict)
+    known: Mapping[AdvisoryId, Statements] = field(default_factory=dict)
     _missing: dict[Any, Missing] = field(default_factory=dict, compare=False, repr=False)
 
     def apply(self, event: AdvisoryEvent) -> "Advisories":
@@ -170,28 +160,35 @@ class Advisories:
         Of each source and advisory the newest snapshot wins. An event without a version (of the KEV
         catalogue) is kept under its CVEs.
         """
-        # As an AdvisorySnapshot: published, raised and narrowed events differ only in their class.
-        snapshot, us = AdvisorySnapshot.model_construct(**dict(event.data)), to_us(event.time)
-        if snapshot.os_version is None:
-            identity = AdvisoryId(f"cve:{','.join(snapshot.exploited_cves)}")
-        else:
-            identity = advisory_id(snapshot.platform, str(snapshot.os_version))
-        old = self.known.get(identity, _SourcedAdvisory())
-        incoming = _SourceSnapshot(us, isinstance(event, AdvisoryRetractedEvent), snapshot)
-        newest = old.snapshots.get(snapshot.source)
-        exploited = dict(old.exploited_us)
-        for cve in snapshot.exploited_cves:
-            exploited[cve] = min(us, exploited.get(cve, us))
-        is_newer = newest is None or incoming.sort_key > newest.sort_key
-        known_us = us if newest is None and not old.snapshots else min(us, old.known_us)
-        if not is_newer and known_us == old.known_us and exploited == old.exploited_us:
-            return self
-        new = _SourcedAdvisory(
-            {**old.snapshots, snapshot.source: incoming} if is_newer else old.snapshots,
-            known_us,
-            exploited,
-        )
-        return Advisories({**self.known, identity: new})
+        identity = identity_of(event.data)
+        old = self.known.get(identity, _NO_STATEMENTS)
+        new = old.including(event)
+        return self if new is old else Advisories({**self.known, identity: new})
+
+    def with_strikes(self, acts: Iterable[StrikeState]) -> "Advisories":
+        """Return the catalogue with acts of a person; the same object if newer ones are known."""
+        known = dict(self.known)
+        for act in acts:
+            identity = AdvisoryId(act.scope.advisory_id)
+            known[identity] = known.get(identity, _NO_STATEMENTS).striking(act)
+        is_changed = any(known[one] is not self.known.get(one) for one in known)
+        return Advisories(known) if is_changed else self
+
+    def strikes(self) -> Iterator[tuple[StrikeState, bool]]:
+        """Yield the strikes that were not ended, sorted, each with True if it has an effect.
+
+        It has none once its source states something else.
+        """
+        for _, known in sorted(self.known.items()):
+            for _, act in sorted(known.strikes.items()):
+                if act.strike is not None:
+                    stated = known.by_source.get(act.scope.source)
+                    yield act, stated is not None and is_struck(act.strike, stated.snapshot)
+
+    @cached_property
+    def effective(self) -> Effective:
+        """The statements that count, and those without effect."""
+        return effective(self.known)
 
     @cached_property
     def digest(self) -> str:
@@ -208,9 +205,9 @@ class Advisories:
         return frozenset(
             cve
             for known in self.known.values()
-            for source in known.snapshots.values()
-            if source.snapshot.os_version is not None
-            for cve in source.snapshot.cves
+            for stated in known.by_source.values()
+            if stated.snapshot.os_version is not None
+            for cve in stated.snapshot.cves
         )
 
     @cached_property
@@ -230,6 +227,16 @@ class Advisories:
             for line, releases in self.lines.items()
             if any(one.device_ids is not None and not one.specific for one in releases)
         )
+
+    @cached_property
+    def releases_without_devices(self) -> Mapping[str, tuple[Release, ...]]:
+        """For each line the releases for some hardware only whose list of it is empty: unknown."""
+        return {
+            line: tuple(
+                one for one in releases if one.device_ids is not None and not one.device_ids
+            )
+            for line, releases in self.lines.items()
+        }
 
     @cached_property
     def listed_device_ids(self) -> frozenset[str]:
@@ -256,17 +263,31 @@ class Advisories:
         ]
         return any(device_id.lower() in ids for ids in lists) if lists else None
 
+    def lists_all_or_none(self, device_ids: Iterable[str]) -> bool:
+        """Return True if each list of a release has all of these device ids, or none of them."""
+        wanted = {one.lower() for one in device_ids}
+        lists = [one.device_ids for of in self.lines.values() for one in of if one.device_ids]
+        return all(wanted <= ids or wanted.isdisjoint(ids) for ids in lists)
+
     @cached_property
     def lines(self) -> Mapping[str, tuple[Release, ...]]:
-        """For each line (`26`) the releases that no source has retracted, newest first."""
-        by_line: dict[str, list[tuple[AdvisoryId, _SourcedAdvisory]]] = {}
-        for identity, known in self.known.items():
-            version = next(iter(known.snapshots.values())).snapshot.os_version
-            if version is not None and not any(
-                source.retracted for source in known.snapshots.values()
-            ):
-                by_line.setdefault(version.line, []).append((identity, known))
+        """For each line (`26`) the releases that a source states, newest first."""
+        by_line: dict[str, list[tuple[AdvisoryId, _Snapshots]]] = {}
+        for identity, snapshots in self.effective.by_advisory.items():
+            version = next(iter(snapshots.values())).os_version
+            if version is not None:
+                by_line.setdefault(version.line, []).append((identity, snapshots))
         return {line: self._releases(found) for line, found in sorted(by_line.items())}
+
+    @cached_property
+    def version_of_build(self) -> Mapping[Build, OSVersion]:
+        """For each build that belongs to one known release, the version of the release."""
+        found: dict[Build, set[OSVersion]] = {}
+        for releases in self.lines.values():
+            for release in releases:
+                for build in release.builds:
+                    found.setdefault(build, set()).add(release.version)
+        return {build: versions.pop() for build, versions in found.items() if len(versions) == 1}
 
     @cached_property
     def newest_major(self) -> int | None:
@@ -341,17 +362,7 @@ class Advisories:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the catalogue as JSON values, in an order that depends only on its content."""
-        return {
-            identity: {
-                "known_us": known.known_us,
-                "exploited_us": dict(sorted(known.exploited_us.items())),
-                "said": {
-                    source: [entry.us, entry.retracted, entry.snapshot.model_dump(mode="json")]
-                    for source, entry in sorted(known.snapshots.items())
-                },
-            }
-            for identity, known in sorted(self.known.items())
-        }
+        return {identity: known.as_json() for identity, known in sorted(self.known.items())}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Advisories":
@@ -359,21 +370,7 @@ class Advisories:
 
         Raises ValueError, KeyError, TypeError or AttributeError for other input.
         """
-        return cls(
-            {
-                AdvisoryId(identity): _SourcedAdvisory(
-                    snapshots={
-                        source: _SourceSnapshot(
-                            us, retracted, AdvisorySnapshot.model_validate(snapshot)
-                        )
-                        for source, (us, retracted, snapshot) in known["said"].items()
-                    },
-                    known_us=known["known_us"],
-                    exploited_us=known["exploited_us"],
-                )
-                for identity, known in wire.items()
-            }
-        )
+        return cls({AdvisoryId(one): Statements.from_json(known) for one, known in wire.items()})
 
     @cached_property
     def _kev(self) -> Mapping[str, tuple[int, int | None]]:
@@ -384,16 +381,16 @@ class Advisories:
         """
         first_us: dict[str, int] = {}
         due: dict[str, int] = {}
-        for known in self.known.values():
-            for source in known.snapshots.values():
-                if source.snapshot.os_version is not None or source.retracted:
+        for identity, snapshots in self.effective.by_advisory.items():
+            for source, snapshot in snapshots.items():
+                if snapshot.os_version is not None:
                     continue
-                due_at = source.snapshot.kev_due_at
-                for cve in source.snapshot.exploited_cves:
-                    first_seen_us = known.exploited_us[cve]
+                for cve in snapshot.exploited_cves:
+                    first_seen_us = self._since_us(identity, cve)
                     first_us[cve] = min(first_seen_us, first_us.get(cve, first_seen_us))
                     # Ignore a due date that had passed when the CVE was first listed: it would
                     # force the install on all Macs at the same time.
+                    due_at = snapshot.kev_due_at if source == _DUE_DATES else None
                     if due_at is not None and to_us(due_at) > first_seen_us:
                         due[cve] = min(to_us(due_at), due.get(cve, to_us(due_at)))
         return {cve: (seen_us, due.get(cve)) for cve, seen_us in first_us.items()}
@@ -406,32 +403,40 @@ class Advisories:
         notes do not mention it. A source that has corrected itself does not count.
         """
         found = {cve: seen_us for cve, (seen_us, _) in self._kev.items()}
-        for known in self.known.values():
-            for source in known.snapshots.values():
-                if source.snapshot.os_version is None or source.retracted:
+        for identity, snapshots in self.effective.by_advisory.items():
+            for snapshot in snapshots.values():
+                if snapshot.os_version is None:
                     continue
-                for cve in source.snapshot.exploited_cves:
-                    seen_us = known.exploited_us[cve]
+                for cve in snapshot.exploited_cves:
+                    seen_us = self._since_us(identity, cve)
                     found[cve] = min(seen_us, found.get(cve, seen_us))
         return found
 
-    def _releases(
-        self, found: Iterable[tuple[AdvisoryId, _SourcedAdvisory]]
-    ) -> tuple[Release, ...]:
+    def _since_us(self, identity: AdvisoryId, cve: str | None = None) -> int:
+        """Return the time, in us, at which an advisory, or the exploitation of its CVE, was known.
+
+        What a person struck since then does not count.
+        """
+        known = self.known[identity]
+        us = known.known_us if cve is None else known.exploited_us[cve]
+        return max(us, self.effective.renewed_us.get((identity, cve), 0))
+
+    def _releases(self, found: Iterable[tuple[AdvisoryId, _Snapshots]]) -> tuple[Release, ...]:
         """Return the releases of one line, newest first. `found` has all advisories of the line."""
-        drafts = [(identity, known, _device_ids(known)) for identity, known in found]
+        drafts = [(identity, snapshots, _device_ids(snapshots)) for identity, snapshots in found]
         widest = max((len(ids) for _, _, ids in drafts if ids is not None), default=0)
         releases = [self._release(*draft, widest=widest) for draft in drafts]
+        by_advisory = self.effective.by_advisory
         offered = [
             one.version
             for one in releases
-            if _OFFERS in self.known[one.advisory_id].snapshots and not one.version.supplement
+            if _OFFERS in by_advisory[one.advisory_id] and not one.version.supplement
         ]
         if offered:
             newest = max(offered)
             releases = [
                 replace(one, withdrawn=True)
-                if one.version < newest and _OFFERS not in self.known[one.advisory_id].snapshots
+                if one.version < newest and _OFFERS not in by_advisory[one.advisory_id]
                 else one
                 for one in releases
             ]
@@ -440,67 +445,71 @@ class Advisories:
     def _release(
         self,
         identity: AdvisoryId,
-        known: _SourcedAdvisory,
+        by_source: _Snapshots,
         ids: frozenset[str] | None,
         *,
         widest: int,
     ) -> Release:
-        """Return the release, joined from the snapshots of all sources.
+        """Return the release, joined from the snapshots `by_source`.
 
         `ids` are its device ids; `widest` is the length of the longest list of ids on its line.
         """
-        snapshots = [source.snapshot for source in known.snapshots.values()]
+        snapshots, trusted = [*by_source.values()], authoritative(by_source)
         version = snapshots[0].os_version
         assert version is not None
         cves = frozenset(cve for one in snapshots for cve in (*one.cves, *one.exploited_cves))
         exploited = {cve: self._exploited_us[cve] for cve in cves & self._exploited_us.keys()}
         due = {cve: when for cve in cves if (when := self._kev.get(cve, (0, None))[1]) is not None}
-        released = [to_us(one.released_at) for one in snapshots if one.released_at is not None]
+        known_us = self._since_us(identity)
+        released = [to_us(one.released_at) for one in trusted if one.released_at is not None]
         return Release(
             advisory_id=identity,
             version=version,
-            builds=tuple(sorted({build for one in snapshots for build in one.builds})),
-            released_us=min(released, default=known.known_us),
-            known_us=known.known_us,
+            builds=_builds(trusted) or _builds(snapshots),
+            released_us=min(released, default=known_us),
+            known_us=known_us,
             cves=cves,
             exploited=exploited,
             due=due,
             severity=max((one.severity for one in snapshots), key=lambda one: _SEVERITY_RANK[one]),
-            expires_us=_expires_us(known),
+            expires_us=_expires_us(by_source),
             device_ids=ids,
             specific=ids is not None and len(ids) < max(widest, 2 * 10) * _SPECIFIC_SHARE,
         )
 
 
-def _expires_us(known: _SourcedAdvisory) -> int | None:
+def _builds(snapshots: Iterable[AdvisorySnapshot]) -> tuple[Build, ...]:
+    """Return the builds of the release, without those of its betas."""
+    return tuple(sorted({build for one in snapshots for build in one.builds if not build.is_beta}))
+
+
+def _expires_us(by_source: _Snapshots) -> int | None:
     """Return the time at which Apple stops offering the release, in us; None if it is not known.
 
-    The time in Apple's own list of offers counts; without one, the latest time of the others.
+    The time in Apple's own list of offers counts; without one, the latest time of the others that
+    are authoritative.
     """
-    offers = known.snapshots.get(_OFFERS)
-    if offers is not None and offers.snapshot.expires_at is not None:
-        return to_us(offers.snapshot.expires_at)
-    return max(
-        (
-            to_us(source.snapshot.expires_at)
-            for source in known.snapshots.values()
-            if source.snapshot.expires_at is not None
-        ),
-        default=None,
-    )
+    offers = by_source.get(_OFFERS)
+    if offers is not None and offers.expires_at is not None:
+        return to_us(offers.expires_at)
+    times = [one.expires_at for one in authoritative(by_source)]
+    return max((to_us(at) for at in times if at is not None), default=None)
 
 
-def _device_ids(known: _SourcedAdvisory) -> frozenset[str] | None:
+def _device_ids(by_source: _Snapshots) -> frozenset[str] | None:
     """Return the device ids, in lower case, to which Apple offers the release.
 
-    They are those of Apple's own list of offers; without it, those that every source with a list
-    has in its list. None if no source has a list.
+    They are those of the first authoritative source with a list: Apple's own list of offers, then
+    SOFA. Sources that are not trusted add theirs up. None if no such source has a list.
     """
-    limits = {
-        name: frozenset(device_id.lower() for device_id in source.snapshot.device_ids)
-        for name, source in known.snapshots.items()
-        if source.snapshot.device_ids is not None
-    }
-    if limits.get(_OFFERS):
-        return limits[_OFFERS]
-    return frozenset.intersection(*limits.values()) if limits else None
+    is_trusted = not by_source.keys().isdisjoint(TRUSTED)
+    found: set[str] = set()
+    has_list = False
+    for one in authoritative(by_source):
+        if one.device_ids is None or (one.source == _OFFERS and not one.device_ids):
+            continue
+        has_list = True
+        found |= {device_id.lower() for device_id in one.device_ids}
+        if is_trusted:
+            break
+    return frozenset(found) if has_list else None

@@ -5,26 +5,28 @@ Properties derive the rest from these: enrollment, last contact. Times are whole
 compact: a few hundred bytes each, besides texts.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Final, Generic, Self, TypeVar, get_args, overload
+from typing import Any, Final, Generic, NamedTuple, Self, TypeVar, get_args, overload
 
 import msgspec
 
 from pipeline.state.compact.timestamps import (
     NEVER,
+    changed_since,
     last_us,
     newest_us,
     pack_timestamps,
     unpack_timestamps,
 )
-from pipeline.state.earlier_values import EarlierValues, earlier_from_wire, earlier_to_wire
+from pipeline.state.earlier_values import EarlierValues
 from pipeline.state.hardware import HardwareClass, hardware_class
+from pipeline.state.wire_values import FROM_WIRE, TO_WIRE
 from schemas.events.inventory import InventorySource, Ownership
 from schemas.ids import SERIAL_SUBJECT_PREFIX
-from schemas.macos import Build, OSVersion, parse_build, parse_os_version
+from schemas.macos import Build, OSVersion
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -35,6 +37,9 @@ _LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 # MDM servers in Go set the times of webhooks in concurrent goroutines: the TokenUpdate that
 # completes an Authenticate can have a slightly earlier time.
 CHECKIN_SKEW_US: Final = 60 * 1_000_000
+# A report can be late, and clocks differ: one that is this much later than a check-in describes the
+# enrollment after it.
+_LATER_STATE_US: Final = 60 * 60 * 1_000_000
 
 SOURCES: Final[tuple[str, ...]] = get_args(InventorySource)
 AUTHENTICATED, TOKEN_UPDATED, CHECKED_OUT = 0, 1, 2
@@ -49,6 +54,9 @@ FIELDS: Final = (
     "failure_reason",
     "enrollment_type",
     "earlier_serials",
+    # The newest values that a corroborating source reported (`device_folds.reported_values`).
+    "corroborated_seal",
+    "corroborated_firmware",
     # Fields of inventory reports. The first of them count from some sources only, see FIRST_OF.
     "ownership",
     "never_erase",
@@ -95,9 +103,13 @@ FIRST_TELEMETRY: Final = INDEX["boot_at"]
 # telemetry, and all that is derived from the times of reports and contacts.
 CHANGED_BY_EVERY_REPORT: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
     "build",  # depends on the newer of the report times of version and build
+    "checked_out",
     "enrolled",
+    "enrolling",
+    "fields_since",
     "inventory_days",
     "inventory_seen_us",
+    "is_known_to_mdm",
     "last_seen_us",
     "mdm_seen_us",
     "newest_us",
@@ -122,6 +134,8 @@ _SEEN_BY_MDM: Final = SEEN_BY["mdm"] | SEEN_BY["ddm"]
 _ALL_SOURCES: Final = sum(SEEN_BY.values())
 _SEEN: Final = _ALL_SOURCES - SEEN_BY["admin"]
 SEEN_BY_OTHERS: Final = _SEEN - _SEEN_BY_MDM
+# Only senders of the MDM channel report as these, and submit check-ins (`pipeline.trust.senders`).
+_MDM_CHANNEL: Final = _SEEN_BY_MDM | SEEN_BY["jamf"] | sum(CHECKIN)
 _AUTHENTICATED, _TOKEN_UPDATED, _CHECKED_OUT = CHECKIN
 _BUILD: Final = 1 << INDEX["build"]
 _OS_VERSION: Final = 1 << INDEX["os_version"]
@@ -209,6 +223,8 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     filevault = Register[bool]("filevault")
     firmware = Register[str]("firmware")
     system_volume_sealed = Register[bool]("system_volume_sealed")
+    corroborated_seal = Register[bool]("corroborated_seal")
+    corroborated_firmware = Register[str]("corroborated_firmware")
     mdm_enrolled = Register[bool]("mdm_enrolled")
     mdm_server = Register[str]("mdm_server")
     identity_expires_at = Register[datetime]("identity_expires_at")
@@ -243,6 +259,11 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         """Return the time, in us, of the newest report of a field in FIELDS; 0 for never."""
         return last_us(self.timestamps, 1 << INDEX[name])
 
+    def fields_since(self, us: int) -> int:
+        """Return the fields reported at `us` or later, as bits by their index in FIELDS."""
+        later, same = changed_since(self.timestamps, us)
+        return later | same
+
     @property
     def build(self) -> Build | None:
         """The build, if it was reported with the OS version or later; else None.
@@ -273,12 +294,12 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def last_seen_us(self) -> int:
         """The time of the Mac's last contact with any source but `admin`, in us; 0 for never."""
-        return last_us(self.timestamps, _SEEN)
+        return _contacts_of(self.timestamps).seen_us
 
     @property
     def mdm_seen_us(self) -> int:
         """The time of the Mac's last report or check-in through MDM or DDM, in us; 0 for never."""
-        return last_us(self.timestamps, _SEEN_BY_MDM | _TOKEN_UPDATED)
+        return _contacts_of(self.timestamps).mdm_us
 
     @property
     def inventory_seen_us(self) -> int:
@@ -286,7 +307,12 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
         0 for never.
         """
-        return last_us(self.timestamps, SEEN_BY_OTHERS)
+        return _contacts_of(self.timestamps).inventory_us
+
+    @property
+    def is_known_to_mdm(self) -> bool:
+        """True if the MDM channel reported the Mac: NanoMDM, MicroMDM or Jamf, or a check-in."""
+        return _contacts_of(self.timestamps).is_known_to_mdm
 
     def is_reported_by(self, name: str, source: str) -> bool:
         """Return True if only this source can have sent the newest report of a field in FIELDS."""
@@ -304,12 +330,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def checkins(self) -> tuple[int, int, int]:
         """The times of the last Authenticate, TokenUpdate and CheckOut, in us; 0 for never."""
-        authenticated, token_updated, checked_out = CHECKIN
-        return (
-            last_us(self.timestamps, authenticated),
-            last_us(self.timestamps, token_updated),
-            last_us(self.timestamps, checked_out),
-        )
+        return _contacts_of(self.timestamps).checkins
 
     @property
     def is_user_enrolled(self) -> bool:
@@ -331,20 +352,30 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     def checked_out(self) -> bool:
         """True if a CheckOut is later than every Authenticate and TokenUpdate.
 
-        The MDM profile was then removed.
+        The MDM profile was then removed. False if a contact through MDM, or a report of
+        `mdm_enrolled` True, is an hour later or more: the check-ins of another enrollment were
+        lost, as by a restored backup.
         """
-        out_us = last_us(self.timestamps, _CHECKED_OUT)
-        return out_us > last_us(self.timestamps, _AUTHENTICATED | _TOKEN_UPDATED)
+        authenticated, token_updated, checked_out = self.checkins
+        if checked_out <= max(authenticated, token_updated):
+            return False
+        shown_us = self.mdm_seen_us
+        if self.mdm_enrolled:
+            shown_us = max(shown_us, last_us(self.timestamps, _MDM_ENROLLED))
+        return shown_us < checked_out + _LATER_STATE_US
 
     @property
     def enrolling(self) -> bool:
         """True if the TokenUpdate that completes the newest Authenticate has not arrived.
 
         A TokenUpdate completes it if it is later, or at most CHECKIN_SKEW_US earlier. False after a
-        CheckOut of the same time or later, and without an Authenticate.
+        CheckOut of the same time or later, and without an Authenticate. False if a contact through
+        MDM is an hour later or more: the server can reach the Mac, so its TokenUpdate was lost.
         """
         authenticated, token_updated, checked_out = self.checkins
-        return authenticated > max(token_updated + CHECKIN_SKEW_US, checked_out)
+        if authenticated <= max(token_updated + CHECKIN_SKEW_US, checked_out):
+            return False
+        return self.mdm_seen_us < authenticated + _LATER_STATE_US
 
     @property
     def enrolled(self) -> bool:
@@ -413,6 +444,33 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         return cls(wire["udid"], tuple(values), timestamps, parts.inventory_days)
 
 
+class _Contacts(NamedTuple):
+    """The times of check-ins and last contacts, as the properties of Device with these names."""
+
+    checkins: tuple[int, int, int]
+    seen_us: int
+    mdm_us: int
+    inventory_us: int
+    is_known_to_mdm: bool
+
+
+# Few: a decision about one Mac asks for these times some thirty times.
+@lru_cache(maxsize=64)
+def _contacts_of(timestamps: bytes) -> _Contacts:
+    authenticated, token_updated, checked_out = CHECKIN
+    return _Contacts(
+        (
+            last_us(timestamps, authenticated),
+            last_us(timestamps, token_updated),
+            last_us(timestamps, checked_out),
+        ),
+        last_us(timestamps, _SEEN),
+        last_us(timestamps, _SEEN_BY_MDM | _TOKEN_UPDATED),
+        last_us(timestamps, SEEN_BY_OTHERS),
+        last_us(timestamps, _MDM_CHANNEL) > 0,
+    )
+
+
 class _Wire(msgspec.Struct):
     """The JSON values of `Device.to_wire`, with fields and sources of any version."""
 
@@ -435,35 +493,4 @@ def _bits(bits: int) -> tuple[int, ...]:
     return tuple(at for at in range(bits.bit_length()) if bits >> at & 1)
 
 
-def _time_to_wire(time: datetime) -> str:
-    return from_us(to_us(time)).isoformat()  # in UTC, so that equal times give equal bytes
-
-
-_TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
-    "os_version": str,
-    "build": str,
-    "pending_version": str,
-    "pending_build": str,
-    "identity_expires_at": _time_to_wire,
-    "boot_at": _time_to_wire,
-    "loan_returned_at": _time_to_wire,
-    "activations": list,
-    "earlier_hostnames": earlier_to_wire,
-    "earlier_serials": earlier_to_wire,
-}
-_WIRE: Final = tuple((name, _TO_WIRE.get(name)) for name in FIELDS)
-
-
-# Reads a value that is not kept as its JSON value.
-FROM_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
-    "os_version": parse_os_version,
-    "build": parse_build,
-    "pending_version": parse_os_version,
-    "pending_build": parse_build,
-    "identity_expires_at": datetime.fromisoformat,
-    "boot_at": datetime.fromisoformat,
-    "loan_returned_at": datetime.fromisoformat,
-    "activations": tuple,
-    "earlier_hostnames": earlier_from_wire,
-    "earlier_serials": earlier_from_wire,
-}
+_WIRE: Final = tuple((name, TO_WIRE.get(name)) for name in FIELDS)

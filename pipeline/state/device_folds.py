@@ -6,6 +6,7 @@ each kind of check-in, and of the last contact of each source, is the maximum of
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
@@ -41,9 +42,14 @@ from schemas.events.checkin import (
     MdmTokenUpdated,
 )
 from schemas.events.inventory import InventoryReported
+from schemas.macos import OSVersion, version_with_build
 
 _VALUES_OF: Final = {source: itemgetter(*FIELDS[first:]) for source, first in FIRST_OF.items()}
+# The MDM channel, executors and operators (`pipeline.trust.senders`).
+_CORROBORATING: Final = frozenset({"mdm", "ddm", "jamf", "executor", "admin"})
+_SEAL, _FIRMWARE = INDEX["corroborated_seal"], INDEX["corroborated_firmware"]
 _EARLIER_BITS: Final = sum(1 << at for at in EARLIER.values())
+_OS_VERSION: Final = INDEX["os_version"]
 _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
 
 
@@ -52,10 +58,10 @@ def merge_fields(
 ) -> Device:
     """Return the Device with a report folded in; the same object if nothing changed.
 
-    `known` has the report's (field index, value) pairs; None values are skipped. `us` is the time
-    of the report; one dated 1970 or earlier is ignored. `source_bits` are the bits in
-    `Device.timestamps` of the source and the kind of check-in. A value replaces one that is older,
-    or that has the same time and a smaller text.
+    `known` has the report's (field index, value) pairs, each index once; None values are skipped.
+    `us` is the time of the report; one dated 1970 or earlier is ignored. `source_bits` are the bits
+    in `Device.timestamps` of the source and the kind of check-in. A value replaces one that is
+    older, or that has the same time and a smaller text.
     """
     if us <= 0:
         return device
@@ -69,7 +75,7 @@ def merge_fields(
             continue
         bit = 1 << index
         bits |= bit
-        old = values[index] if new is None else new[index]
+        old = values[index]
         if value is old or value == old:
             continue
         wins = not (bit & later or (bit & same and str(value) <= str(old)))
@@ -103,7 +109,7 @@ def _keep_earlier(
     for index, value, us in lost:
         at = EARLIER[index]
         known = (new or values)[at] or ()
-        kept = add_earlier(known, [(value, us)], values[index])
+        kept = add_earlier(known, (value, us), values[index])
         if kept == known:
             continue
         new = new or list(values)
@@ -123,8 +129,24 @@ def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
 
 
 def reported_values(data: InventoryReported) -> Iterable[tuple[int, Any]]:
-    """Return the (field index, value) pairs of a report that count from its source (FIRST_OF)."""
-    return enumerate(_VALUES_OF[data.source](data.__dict__), FIRST_OF[data.source])
+    """Return the (field index, value) pairs of a report that count from its source (FIRST_OF).
+
+    The version is None if it does not exist or contradicts the build (`version_with_build`).
+    The seal and the firmware of a corroborating source are repeated in fields of their own: a
+    reinstall because of them needs such a report, and any sender of reports can state them.
+    """
+    first, values = FIRST_OF[data.source], _VALUES_OF[data.source](data.__dict__)
+    stated = data.os_version
+    if stated is not None and (version := version_with_build(stated, data.build)) != stated:
+        values = [*values]
+        values[_OS_VERSION - first] = version
+    known = enumerate(values, first)
+    if data.source not in _CORROBORATING:
+        return known
+    seal, firmware = data.system_volume_sealed, data.firmware
+    if seal is None and firmware is None:
+        return known
+    return chain(known, ((_SEAL, seal), (_FIRMWARE, firmware)))
 
 
 def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
@@ -134,7 +156,7 @@ def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Devi
     """
     fields = {
         "serial": data.serial,
-        "os_version": data.os_version,
+        "os_version": _version(data),
         "build": data.build,
         "model": data.model,
         "hostname": data.hostname,
@@ -183,10 +205,15 @@ def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device
 
     Absent items are unchanged, in a full report too.
     """
-    reported_values = data.__dict__
+    reported = {**data.__dict__, "os_version": _version(data)}
     return merge_fields(
-        device, [(INDEX[name], reported_values[name]) for name in _STATUS], us, SEEN_BY["ddm"]
+        device, [(INDEX[name], reported[name]) for name in _STATUS], us, SEEN_BY["ddm"]
     )
+
+
+def _version(data: DdmStatusReported | MdmAuthenticated) -> OSVersion | None:
+    """Return the version of a report, if it exists and agrees with the build."""
+    return None if data.os_version is None else version_with_build(data.os_version, data.build)
 
 
 def _merge_mdm_fields(

@@ -13,15 +13,17 @@ KEPT_VALUES: Final = 4
 EarlierValues = tuple[tuple[str, int], ...]
 
 
-def add_earlier(
-    known: EarlierValues, reports: Iterable[tuple[str, int]], present: str
-) -> EarlierValues:
-    """Return the earlier values after these reports of the field; `present` is its value now.
+def add_earlier(known: EarlierValues, report: tuple[str, int], present: str) -> EarlierValues:
+    """Return the earlier values after this report of the field; `present` is its value now.
 
-    An equal tuple if the reports change nothing.
+    `report` is a value and its time in us. An equal tuple if the report changes nothing.
     """
+    names = [value for value, _ in known]
+    is_new = report[0] != present and report[0] not in names and present not in names
+    if is_new and (not known or report[1] > known[0][1]):
+        return (report, *known[: KEPT_VALUES - 1])  # most often, and without a sort
     newest: dict[str, int] = {}
-    for value, us in (*known, *reports):
+    for value, us in (*known, report):
         if value != present:
             newest[value] = max(us, newest.get(value, 0))
     ordered = sorted(newest.items(), key=lambda one: (one[1], one[0]), reverse=True)

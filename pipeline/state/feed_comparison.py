@@ -8,6 +8,10 @@
 | `devices_differ` | both name devices, and not the same ones |
 | `dates_differ` | SOFA dates a release more than a week after Apple's posting |
 | `sofa_lacks_exploitation` | KEV has a CVE of the release, and SOFA does not call it exploited |
+| `release_implausible` | a source states a release that cannot exist, or dates it ahead |
+| `retraction_held` | a source retracts more than three releases in a week by events |
+
+The last two have no effect on the catalogue (`pipeline.state.statements`).
 
 An offer that has expired is not compared: it leaves GDMF's document without an event. Apple posts
 old releases again, so a later date of GDMF is no finding. Background security improvements are left
@@ -54,21 +58,32 @@ def compare_feeds(advisories: Advisories, now: datetime) -> tuple[FeedFinding, .
     found += _missing_exploitation(listed, advisories)
     found.sort(key=lambda one: one[1])
     found.sort(key=lambda one: one[0], reverse=True)
-    return tuple(
+    disagreements = (
         FeedFinding(code, advisory_id("macOS", str(version)), detail)
         for version, code, detail in found
     )
+    return (*disagreements, *_without_effect(advisories))
+
+
+def _without_effect(advisories: Advisories) -> Iterator[FeedFinding]:
+    """Yield the statements that have no effect, sorted."""
+    for code, refusals in (
+        (FeedFindingCode.RELEASE_IMPLAUSIBLE, advisories.effective.implausible),
+        (FeedFindingCode.RETRACTION_HELD, advisories.effective.held_retractions),
+    ):
+        for one in refusals:
+            yield FeedFinding(code, one.identity, f"{one.source}: {one.detail}")
 
 
 def _snapshots_of(advisories: Advisories, source: str) -> _Snapshots:
     """Return the newest snapshot that the source has of each release that is no supplement."""
     found: dict[OSVersion, AdvisorySnapshot] = {}
-    for known in advisories.known.values():
-        entry = known.snapshots.get(source)
-        if entry is None or entry.retracted or entry.snapshot.os_version is None:
+    for snapshots in advisories.effective.by_advisory.values():
+        snapshot = snapshots.get(source)
+        if snapshot is None or snapshot.os_version is None:
             continue
-        if not entry.snapshot.os_version.supplement:
-            found[entry.snapshot.os_version] = entry.snapshot
+        if not snapshot.os_version.supplement:
+            found[snapshot.os_version] = snapshot
     return found
 
 
@@ -129,10 +144,10 @@ def _missing_exploitation(
 ) -> Iterator[tuple[OSVersion, FeedFindingCode, str]]:
     in_kev = {
         cve
-        for known in advisories.known.values()
-        for source, entry in known.snapshots.items()
-        if source == "kev" and not entry.retracted
-        for cve in entry.snapshot.exploited_cves
+        for snapshots in advisories.effective.by_advisory.values()
+        for source, snapshot in snapshots.items()
+        if source == "kev"
+        for cve in snapshot.exploited_cves
     }
     for version, snapshot in listed.items() if in_kev else ():
         missing = in_kev & set(snapshot.cves) - set(snapshot.exploited_cves)

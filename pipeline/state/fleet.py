@@ -8,17 +8,24 @@ number. The record under the UDID is canonical; `merged_device` joins the others
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
-from pipeline.state.compact.duplicates import apply_duplicate, forget_report, remember_report
+from pipeline.state.compact.duplicates import (
+    apply_duplicate,
+    forget_report,
+    remember_newest_report,
+    remember_report,
+)
 from pipeline.state.device import BESIDE_NAMES, FIRST_TELEMETRY, INDEX, Device, to_us
 from pipeline.state.device_folds import merge
 from pipeline.state.identities import Identities, aliases
 from pipeline.state.identity import Identity
 from pipeline.state.jobs import JobHistory, add_job, add_result, reset_attempts, supersede_job
+from pipeline.state.strikes import acts_of
 from schemas.envelope import (
     AdvisoryCorrectedEvent,
     AdvisoryEvent,
@@ -45,11 +52,15 @@ from schemas.envelope import (
     JobIssuedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
+    StrikeClearedEvent,
+    StrikeSetEvent,
     TokenUpdatedEvent,
+    is_job_event,
 )
 from schemas.events.control import (
     ApprovalGranted,
     AttemptsReset,
+    HaltScope,
     HaltSet,
     IdentitySettled,
     PolicyChanged,
@@ -143,6 +154,9 @@ class Fleet:
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
         self._loan_units: dict[str, None] = {}
         self._identities = Identities(self.devices)
+        # The record after the last fold, if it is the only one of its Mac, and True if the event
+        # was newer than all before.
+        self._only_record: tuple[Device, bool] | None = None
 
     # --- folding ---
 
@@ -155,7 +169,7 @@ class Fleet:
         apply = _FOLDS.get(type(event))
         if apply is not None:
             return self._apply_device(event, apply)  # type: ignore[arg-type]
-        if isinstance(event, JobEvent):
+        if is_job_event(event):
             return self._apply_job(event)
         if isinstance(event, _ADVISORIES):
             return self._apply_advisory(event)
@@ -170,7 +184,12 @@ class Fleet:
         """
         udid = device_key(event)
         device = self.devices.get(udid)
-        if device is not None and event.subject == udid and self._identities.is_only_record(device):
+        if device is None or event.subject != udid:
+            return
+        known, is_newest = self._only_record or (None, False)
+        if known is device and is_newest:
+            self.devices[udid] = remember_newest_report(peek, device)
+        elif known is device or self._identities.is_only_record(device):
             self.devices[udid] = remember_report(event, peek, device)
 
     def apply_duplicate(self, peek: ReportPeek) -> tuple[Device, Device, int] | None:
@@ -195,7 +214,9 @@ class Fleet:
         udid = device_key(event)
         kept = self.devices.get(udid)
         old = Device(udid) if kept is None else kept
-        new = apply(old, event.data, to_us(event.time))
+        us = to_us(event.time)
+        new = apply(old, event.data, us)
+        self._only_record = None
         if new is old:
             return NO_CHANGE
         checked_in = type(event) is not InventoryEvent and new.checkins != old.checkins
@@ -209,6 +230,7 @@ class Fleet:
             only_name = is_material and not derived
             if (only_name or not is_material) and self._identities.is_only_record(new):
                 self.devices[udid] = new
+                self._only_record = new, us > old.newest_us
                 return Change((udid,), is_material=is_material, is_rename_only=only_name)
         renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
         names = {*aliases(old), *aliases(new), udid} if renamed else set()
@@ -286,9 +308,15 @@ class Fleet:
         | ApprovalGrantedEvent
         | ApprovalDeniedEvent
         | AttemptsResetEvent
-        | IdentitySettledEvent,
+        | IdentitySettledEvent
+        | StrikeSetEvent
+        | StrikeClearedEvent,
     ) -> Change:
         us = to_us(event.time)
+        if isinstance(event, StrikeSetEvent | StrikeClearedEvent):
+            before = self.advisories
+            self.advisories = before.with_strikes(acts_of(event.data, us))
+            return NO_CHANGE if self.advisories is before else self.advisory_change(before)
         if isinstance(event, IdentitySettledEvent):
             return self._apply_settlement(event.data, us)
         if isinstance(event, AttemptsResetEvent):
@@ -430,6 +458,8 @@ class Fleet:
         device = self._identities.view(udid)
         if device is None:
             return Device(udid)
+        if self._identities.is_only_record(device):
+            return device
         joined, names = device, list(aliases(device))
         for name in names:  # the loop extends `names`: a joined record can have further keys
             other = self._identities.view(name)
@@ -457,9 +487,9 @@ class Fleet:
         """Return the identity of a Mac among the others; `device` is its `merged_device`."""
         return self._identities.identity(device)
 
-    def holders(self, serial: str) -> tuple[str, ...]:
+    def udids_with_serial(self, serial: str) -> tuple[str, ...]:
         """Return the UDIDs of the Macs with this serial number that no other Mac replaced."""
-        return self._identities.holders(serial)
+        return self._identities.udids_with_serial(serial)
 
     def find(self, name: str) -> str | None:
         """Return the key of the Mac with this UDID, serial number or enrollment id, or None."""
@@ -512,6 +542,17 @@ class Fleet:
     def halts(self) -> tuple[HaltSet, ...]:
         """Return the halts that were not cleared, sorted by scope; expired ones are included."""
         return self._active_halts
+
+    def halt_changed_us(self, scope: HaltScope) -> int:
+        """Return the time, in us since 1970, at which this scope was halted or resumed last.
+
+        0 if it never was.
+        """
+        return self._halts.get(scope.key, (0, None))[0]
+
+    def halts_in_force(self, now: datetime) -> tuple[HaltSet, ...]:
+        """Return the halts in force at `now`, sorted by scope."""
+        return tuple(one for one in self._active_halts if one.until is None or one.until > now)
 
     def approvals(self, udid: str) -> tuple[ApprovalGranted, ...]:
         """Return the approvals for this Mac that were not denied later, sorted by job id.

@@ -1,13 +1,14 @@
 """The hardware class of a Mac, and the macOS versions that it runs; data in `hardware_table`."""
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from pipeline.state.hardware_table import (
     FIRST_MAJOR_IN_FEED,
     MODELS,
     NEWEST_MAJOR,
+    OTHER_WORDS,
     T2_BOARDS,
     HardwareClass,
     Model,
@@ -48,13 +49,13 @@ def _family_ranges() -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
     return ranges
 
 
-_WORD: Final = re.compile(r"[a-z0-9]+")
-_FILLERS: Final = frozenset({"inch", "with", "and", "or", "the", "early", "mid", "late", "nov"})
-_FAMILY_WORDS: Final = frozenset({"macbook", "imac", "mac", "macbookpro", "macbookair"})
+# The start of a marketing name, also after the size: `14-inch MacBook Pro (2021)`.
+_LINE: Final = re.compile(r"\b(macbook|imac|mac)\b(?: (pro|air|mini|studio|neo)\b)?")
+_WORD: Final = re.compile(r"[0-9.]+-(?:inch|core)|[a-z0-9]+")
+_FILLERS: Final = frozenset({"apple", "with", "and", "or", "the", "chip", "early", "mid", "late"})
+_OLD_YEARS: Final = frozenset(str(year) for year in range(2006, 2015))
+_SPELLINGS: Final = {"2": "two", "4": "four"}  # ports
 _BY_NAME: Final = _by_name()
-_WORDS_OF_ROWS: Final = tuple(
-    (frozenset(_WORD.findall(row.name.casefold())), row) for row in MODELS.values()
-)
 _FAMILIES: Final = _family_ranges()
 _BY_DEVICE_ID: Final = {row.device_id.casefold(): row.hardware for row in MODELS.values()}
 
@@ -92,7 +93,7 @@ def supports_major(model: str | None, major: int) -> bool | None:
     results = {_row_supports(row, major) for row in rows}
     if len(results) == 1:
         return results.pop()
-    if model is not None and not rows and _is_older_than_table(model.strip()):
+    if model is not None and not rows and _is_older_than_table(model.strip()[:_LONGEST_MODEL]):
         return False if major >= FIRST_MAJOR_IN_FEED else None
     return None
 
@@ -102,13 +103,20 @@ def family_of(model: str | None) -> str | None:
     return None if model is None else model.partition(",")[0]
 
 
-def device_id_of(model: str | None) -> str | None:
-    """Return the SoftwareUpdateDeviceID of a model identifier; None if it is not in the table.
+@lru_cache(maxsize=2048)
+def device_ids_of(model: str | None) -> tuple[str, ...]:
+    """Return the SoftwareUpdateDeviceIDs of a model identifier, or of a marketing name.
 
-    None too for Macs without a T2 before Apple silicon: their id is that of the board.
+    Empty for a model that is not in the table, and if one of the models is a Mac without a T2
+    before Apple silicon: its id is that of the board.
     """
-    row = MODELS.get(model.strip()) if model is not None else None
-    return None if row is None or _BOARD.fullmatch(row.device_id) else row.device_id
+    found = {row.device_id for row in _rows(model)} if model is not None else set()
+    return () if any(_BOARD.fullmatch(one) for one in found) else tuple(sorted(found))
+
+
+def device_id_of_board(device_id: str) -> str | None:
+    """Return the SoftwareUpdateDeviceID of a Mac with a T2 by its board id; None for another id."""
+    return T2_BOARDS.get(device_id)
 
 
 def model_name(model: str) -> str:
@@ -119,8 +127,8 @@ def model_name(model: str) -> str:
 def _rows(model: str) -> tuple[Model, ...]:
     """Return the rows of a model identifier, else of a marketing name; empty if it is unknown.
 
-    A name without the chip, `MacBook Pro (14-inch, 2021)`, has the rows of each name that contains
-    all of its words.
+    A name in another spelling, or with fewer words, `MacBook Pro (14-inch, 2021)`, has the rows of
+    its product line of which all of its words are true.
     """
     text = model.strip()
     row = MODELS.get(text)
@@ -129,15 +137,33 @@ def _rows(model: str) -> tuple[Model, ...]:
     named = _BY_NAME.get(text.casefold())
     if named is not None or len(text) > _LONGEST_MODEL:
         return named or ()
-    words = _words(text)
-    if not words & _FAMILY_WORDS or not any(word.isdigit() for word in words):
+    line, words = _line_and_words(text)
+    if not any(char.isdigit() for word in words for char in word):
         return ()
-    return tuple(row for row_words, row in _WORDS_OF_ROWS if words <= row_words)
+    return tuple(row for of, known, row in _words_of_rows() if of == line and words <= known)
 
 
-def _words(name: str) -> frozenset[str]:
-    """Return the words and numbers of a marketing name, in lower case, without fillers."""
-    return frozenset(_WORD.findall(name.casefold())) - _FILLERS
+def _line_and_words(name: str) -> tuple[str, frozenset[str]]:
+    """Return the product line of a marketing name, and its other words, without fillers.
+
+    `macbook pro` and {`14-inch`, `2021`}; lower case. ("", empty) for a name of no product line.
+    """
+    text = name.casefold()
+    line = _LINE.search(text)
+    if line is None:
+        return "", frozenset()
+    words = _WORD.findall(text[: line.start()] + text[line.end() :])
+    return line[0], frozenset(_SPELLINGS.get(word, word) for word in words) - _FILLERS
+
+
+@cache
+def _words_of_rows() -> tuple[tuple[str, frozenset[str], Model], ...]:
+    """Return the product line, all words that are true of it, and the row of each model."""
+    found = []
+    for model, row in MODELS.items():
+        line, words = _line_and_words(row.name)
+        found.append((line, words | frozenset(OTHER_WORDS.get(model, "").split()), row))
+    return tuple(found)
 
 
 def _row_supports(row: Model, major: int) -> bool | None:
@@ -168,7 +194,8 @@ def _of_model(model: str) -> HardwareClass:
         return HardwareClass.VM
     match = _IDENTIFIER.fullmatch(text)
     if match is None:
-        return HardwareClass.UNKNOWN
+        older = not kinds and _is_older_than_table(text)
+        return HardwareClass.INTEL if older else HardwareClass.UNKNOWN
     family, number = match[1], (int(match[2]), int(match[3]))
     if family not in _FAMILIES:
         return HardwareClass.UNKNOWN
@@ -183,8 +210,13 @@ def _of_model(model: str) -> HardwareClass:
 def _is_older_than_table(model: str) -> bool:
     """Return True if the model is older than the oldest model of its family in the table.
 
-    False for an unknown family, the family `Mac`, and text that is no identifier.
+    `model` is in no row. A marketing name is older with a year up to 2014: the two Macs of that
+    time that run macOS 12 are in the table. False for an unknown family, the family `Mac`, and text
+    that is neither an identifier nor such a name.
     """
+    line, words = _line_and_words(model)
+    if line and _OLD_YEARS & words:
+        return True
     match = _IDENTIFIER.fullmatch(model)
     if match is None or match[1] not in _FAMILIES or match[1] == "Mac":
         return False

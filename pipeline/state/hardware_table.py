@@ -203,23 +203,43 @@ MODELS: Final[dict[str, Model]] = {
 }
 
 # Macs with a T2 also have a board id, which some sources report as the device id.
-T2_BOARDS: Final = frozenset(
-    {
-        "Mac-0CFF9C7C2B63DF8D",
-        "Mac-1E7E29AD0135F9BC",
-        "Mac-226CB3C6A851A671",
-        "Mac-27AD2F918AE68F61",
-        "Mac-53FDB3D8DB8CA971",
-        "Mac-5F9802EFE386AA28",
-        "Mac-7BA5B2D9E42DDD94",
-        "Mac-7BA5B2DFE22DDD8C",
-        "Mac-827FAC58A8FDFA22",
-        "Mac-827FB448E656EC26",
-        "Mac-937A206F2EE63C01",
-        "Mac-A61BADE1FDAD7B05",
-        "Mac-AF89B6D9451A490B",
-        "Mac-CFF7D910A743CAAF",
-        "Mac-E1008331FDC96864",
-        "Mac-E7203C0F68AA0004",
-    }
-)
+T2_BOARDS: Final[dict[str, str]] = {
+    "Mac-0CFF9C7C2B63DF8D": "J230KAP",
+    "Mac-1E7E29AD0135F9BC": "J780AP",
+    "Mac-226CB3C6A851A671": "J140AAP",
+    "Mac-27AD2F918AE68F61": "J160AP",
+    "Mac-53FDB3D8DB8CA971": "J213AP",
+    "Mac-5F9802EFE386AA28": "J214KAP",
+    "Mac-7BA5B2D9E42DDD94": "J137AP",
+    "Mac-7BA5B2DFE22DDD8C": "J174AP",
+    "Mac-827FAC58A8FDFA22": "J140KAP",
+    "Mac-827FB448E656EC26": "J132AP",
+    "Mac-937A206F2EE63C01": "J680AP",
+    "Mac-A61BADE1FDAD7B05": "J215AP",
+    "Mac-AF89B6D9451A490B": "J185FAP",
+    "Mac-CFF7D910A743CAAF": "J185AP",
+    "Mac-E1008331FDC96864": "J152FAP",
+    "Mac-E7203C0F68AA0004": "J223AP",
+}
+
+# Words of other names of a model: the size, year or chip that the table's name leaves out, and the
+# years of models that Apple sold under two names (support.apple.com, "Identify your Mac").
+OTHER_WORDS: Final[dict[str, str]] = {
+    "Mac13,1": "2022",
+    "Mac13,2": "2022",
+    "Mac14,2": "13-inch",
+    "Mac14,8": "m2 ultra",
+    "Mac17,2": "2025",
+    "Mac17,3": "2026",
+    "Mac17,4": "2026",
+    "Mac17,5": "13-inch a18 pro 2026",
+    "Mac17,6": "2026",
+    "Mac17,7": "2026",
+    "Mac17,8": "2026",
+    "Mac17,9": "2026",
+    "MacBookAir7,2": "2017",
+    "MacBookAir10,1": "13-inch",
+    "MacBookPro15,1": "2019",
+    "MacBookPro15,2": "2019",
+    "iMacPro1,1": "2017",
+}

@@ -67,14 +67,15 @@ class Identities:
         reported; for an enrollment id other than the key; and if several Macs reported the serial
         number. If True, a newer time alone changes no value of the Mac.
         """
-        if device.is_partial or device.udid in self._by_enrollment:
+        udid, values = device.udid, device.values
+        serial, enrollment = values[_SERIAL], values[_ENROLLMENT]
+        if enrollment != udid and enrollment is not None:
             return False
-        serial, enrollment = device.serial, device.enrollment_id
-        if enrollment is not None and enrollment != device.udid:
+        if udid in self._by_enrollment or udid.startswith(SERIAL_SUBJECT_PREFIX):
             return False
         return serial is None or (
-            not self._by_serial.is_shared(serial)
-            and SERIAL_SUBJECT_PREFIX + serial not in self._devices
+            SERIAL_SUBJECT_PREFIX + serial not in self._devices
+            and not self._by_serial.is_shared(serial)
         )
 
     def canonical_udid(self, key: str) -> str | None:
@@ -86,10 +87,10 @@ class Identities:
         """
         if not key.startswith(SERIAL_SUBJECT_PREFIX):
             return self._udid_of_enrollment(key)
-        holders = self.holders(key.removeprefix(SERIAL_SUBJECT_PREFIX))
-        return holders[0] if len(holders) == 1 else None
+        udids = self.udids_with_serial(key.removeprefix(SERIAL_SUBJECT_PREFIX))
+        return udids[0] if len(udids) == 1 else None
 
-    def holders(self, serial: str) -> tuple[str, ...]:
+    def udids_with_serial(self, serial: str) -> tuple[str, ...]:
         """Return the UDIDs of the Macs with this serial number that no other Mac replaced."""
         claimants = self._claimants(serial)
         if len(claimants) < 2:
@@ -145,6 +146,8 @@ class Identities:
 
         None if the record is itself a Mac, or if not exactly one Mac has this enrollment id now.
         """
+        if key not in self._by_enrollment:
+            return None  # most often
         claimants = self._enrollment_claimants(key)
         if len(claimants) != 1:
             return None

@@ -15,7 +15,7 @@ A job is issued once; of its results the one with the highest rank wins, in any 
 A rehearsed job is no attempt and no failure. When its site gets an executor that acts, that one
 reports the job as superseded: the Mac is decided again at once.
 
-Invariant: a job has succeeded only if `infer_result` finds it in later reports of the Mac itself.
+Invariant: a job has succeeded only if later reports of the Mac itself show it (`job_ends`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,18 +26,14 @@ import msgspec
 from msgspec.structs import replace
 
 from pipeline.state.device import (
-    AUTHENTICATED,
-    CHECKED_OUT,
-    TOKEN_UPDATED,
     Device,
     duration_us,
     from_us,
     to_us,
 )
-from schemas.decisions import Reason
 from schemas.events.control import AttemptsReset
-from schemas.jobs import MDM_METHODS, Action, Job, Method, Target
-from schemas.macos import Build, OSVersion, parse_build, parse_os_version, reaches
+from schemas.jobs import Action, Job, Method, Target
+from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 from schemas.results import FINAL_OUTCOMES, ErrorCode, JobResult, Outcome
 
 # Progress of an outcome. Of two final outcomes the one with the better evidence wins: a success is
@@ -74,13 +70,15 @@ EXPECTED_DURATION: Final[Mapping[Method, timedelta]] = {
     Method.PROFILES_RENEW: timedelta(hours=1),
     Method.INSTALL_PROFILE: timedelta(minutes=15),
     Method.RESTART_DEVICE: timedelta(minutes=10),
+    Method.RESTART_UPDATE_SERVICE: timedelta(minutes=5),
 }
-_RENEWAL: Final = Reason.IDENTITY_EXPIRING.value
 _NEVER_AT_THE_MAC: Final = frozenset(
     {
+        ErrorCode.BAD_SIGNATURE,
         ErrorCode.UNREACHABLE,
         ErrorCode.EXPIRED,
         ErrorCode.SUPERSEDED,
+        ErrorCode.NEWER_JOB,
         ErrorCode.HISTORY_UNKNOWN,
         ErrorCode.ENROLLMENT_ENDED,
         ErrorCode.METHOD_NOT_ALLOWED,
@@ -88,6 +86,9 @@ _NEVER_AT_THE_MAC: Final = frozenset(
         ErrorCode.SSH_LOGIN_REFUSED,
         ErrorCode.HOST_KEY_UNKNOWN,
         ErrorCode.WRONG_DEVICE,
+        ErrorCode.NO_BACKUP,
+        ErrorCode.INSTALLER_UNAVAILABLE,
+        ErrorCode.INSTALLER_CORRUPT,
         ErrorCode.MDM_LOGIN_REFUSED,
         ErrorCode.MDM_SERVER_REFUSED,
         ErrorCode.NO_MDM_SERVER,
@@ -153,7 +154,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
         True also for every ended job, unless its end is presumed or it was rehearsed.
         """
-        return self.rank >= _RANK[Outcome.STARTED]
+        return self.outcome is not None and self.rank >= _RANK[Outcome.STARTED]
 
     @property
     def times_out_us(self) -> int:
@@ -349,108 +350,6 @@ def extra_open_jobs(history: JobHistory) -> JobHistory:
     kept = open_job(history)
     return tuple(
         one for one in history if one is not kept and one.is_open and not one.may_have_touched
-    )
-
-
-def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResult | None:
-    """Return the final result of an open job that follows from the Mac's reports and the time.
-
-    None if the job stays open, or has ended already. The result has `attempt` 0 and this `udid`.
-
-    A job has succeeded if records after `since_us` show:
-
-    | job | required records |
-    | --- | --- |
-    | update, upgrade | a report with the target's version and build, or a later one |
-    | reinstall | such a report from after the executor acted; a boot |
-    | reinstall, reimage, erasing | such a report from after the executor acted; an Authenticate |
-    | restart | a boot |
-    | reenroll | an Authenticate and a TokenUpdate; to renew an identity the second |
-
-    A begun job of MDM has failed if the Mac left the enrollment that had the order: after a
-    CheckOut or another Authenticate the server has it no more. A job that is open at `times_out_us`
-    has failed if it was begun, else it has expired. A withheld job was rehearsed: then, or if such
-    records show that others did its work.
-    """
-    if not entry.is_open:
-        return None
-    if entry.outcome is Outcome.WITHHELD:
-        is_over = to_us(now) >= entry.times_out_us or _is_fulfilled(entry, device)
-        if not is_over:
-            return None
-        ended = _result(entry, device, udid, Outcome.REHEARSED, None)
-        return ended.model_copy(update={"detail": "dry run: would have ended by now"})
-    if _is_fulfilled(entry, device):
-        return _result(entry, device, udid, Outcome.SUCCEEDED, None)
-    if entry.may_have_touched and _lost_its_enrollment(entry, device):
-        return _result(entry, device, udid, Outcome.FAILED, ErrorCode.ENROLLMENT_ENDED)
-    if to_us(now) < entry.times_out_us:
-        return None
-    if entry.acted_us:
-        return _result(entry, device, udid, Outcome.FAILED, ErrorCode.NO_REPORT)
-    if entry.may_have_touched:
-        return _result(entry, device, udid, Outcome.FAILED, ErrorCode.NOTHING_HAPPENED)
-    return _result(entry, device, udid, Outcome.EXPIRED, ErrorCode.EXPIRED)
-
-
-def _lost_its_enrollment(entry: JobEntry, device: Device) -> bool:
-    """Return True if the enrollment that has the order of a begun job of MDM has ended.
-
-    False for an erase and a re-enrollment, which end the enrollment themselves: the Mac's check-in
-    can arrive before the executor's result.
-    """
-    if entry.method not in MDM_METHODS or entry.action is Action.REENROLL or entry.erases:
-        return False
-    return max(device.checkins[AUTHENTICATED], device.checkins[CHECKED_OUT]) > entry.since_us
-
-
-def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
-    """Return True if the Mac's records show that the job was done: the table of `infer_result`."""
-    if entry.action is Action.REENROLL:
-        # A profile that replaces itself in place sends a TokenUpdate and no Authenticate.
-        renewed = entry.intent.startswith(_RENEWAL) and (
-            device.checkins[TOKEN_UPDATED] > entry.since_us
-        )
-        return renewed or device.enrolled_since(entry.since_us)
-    if entry.action is Action.RESTART:
-        return _has_booted(entry, device)
-    if entry.version is None:
-        return False
-    if not reaches(device.os_version, device.build, entry.version, entry.build):
-        return False
-    reported_us = device.reported_us("os_version")
-    if reported_us <= entry.since_us:
-        return False
-    if entry.action in (Action.UPDATE, Action.UPGRADE):
-        return True
-    if not 0 < entry.acted_us < reported_us:
-        return False
-    if entry.erases:
-        # Setup Assistant enrolls the Mac after a boot, so the boot itself need not be reported: few
-        # sources report it.
-        return device.checkins[AUTHENTICATED] > entry.since_us
-    return _has_booted(entry, device)
-
-
-def _has_booted(entry: JobEntry, device: Device) -> bool:
-    """Return True if the Mac reported a boot, by its own clock, after `since_us` of the job."""
-    return device.boot_at is not None and to_us(device.boot_at) > entry.since_us
-
-
-def _result(
-    entry: JobEntry, device: Device, udid: str, outcome: Outcome, code: ErrorCode | None
-) -> JobResult:
-    return JobResult(
-        job_id=entry.job_id,
-        udid=udid,
-        site=entry.site,
-        outcome=outcome,
-        attempt=INFERRED_ATTEMPT,
-        error_code=code,
-        detail="read off the Mac's own reports",
-        observed_version=device.os_version,
-        observed_build=device.build,
-        observed_boot_at=device.boot_at,
     )
 
 

@@ -21,10 +21,9 @@ from pipeline.trust.identity import identity_problem, subjects_of
 from pipeline.trust.senders import ALWAYS_PERMITTED, Scope, Sender
 from pipeline.trust.times import bounded_data, ordering_time
 from schemas.dead_letters import DeadLetterCode, Problem
-from schemas.envelope import AdvisoryEvent, DeviceEvent
+from schemas.envelope import AdvisoryEvent, OutsideEvent
 from schemas.model import WireModel
 
-OutsideEvent = DeviceEvent | AdvisoryEvent
 # The sources of Drydock's own events, and of the events that it makes of payloads.
 _OWN_SOURCES: Final = ("/drydock", "urn:drydock:")
 # Names of a Mac beside its UDID: they join the reports of several records.

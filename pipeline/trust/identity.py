@@ -8,7 +8,7 @@ would get a job that nothing can decode.
 from typing import Final
 
 from schemas.dead_letters import DeadLetterCode, Problem
-from schemas.envelope import AdvisoryEvent, DeviceEvent
+from schemas.envelope import AdvisoryEvent, DeviceEvent, is_device_event
 from schemas.ids import advisory_id, is_real_serial, is_real_udid
 from schemas.routing import device_key
 
@@ -23,7 +23,7 @@ def identity_problem(event: DeviceEvent | AdvisoryEvent) -> Problem | None:
     if not f"{event.id}{event.source}{event.subject}".isprintable():
         name = next(one for one in _TEXTS if not getattr(event, one).isprintable())
         return Problem(DeadLetterCode.BAD_IDENTITY, "contains unprintable characters", f"$.{name}")
-    problem = None if isinstance(event, AdvisoryEvent) else _device_problem(event)
+    problem = _device_problem(event) if is_device_event(event) else None
     if problem is not None:
         return problem
     keys = subjects_of(event)
@@ -38,8 +38,9 @@ def subjects_of(event: DeviceEvent | AdvisoryEvent) -> tuple[str, ...]:
 
     The key of a Mac's record; the id of a release; of the KEV catalogue each CVE of the entry.
     """
-    if not isinstance(event, AdvisoryEvent):
+    if is_device_event(event):
         return (device_key(event),)
+    assert isinstance(event, AdvisoryEvent)
     data = event.data
     if data.os_version is None:
         return data.cves or data.exploited_cves

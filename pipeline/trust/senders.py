@@ -2,11 +2,12 @@
 
 | kind | may submit |
 | --- | --- |
-| `nanomdm`, `micromdm`, `jamf` (the MDM channel) | all events of Macs, and enrollment |
+| `nanomdm`, `micromdm`, `jamf` (the MDM channel) | all events of Macs but those of `admin` |
 | `osquery`, `munki` | inventory reports of that source, without enrollment |
 | `events` | inventory reports of `osquery`, `munki` and `other`, without enrollment |
 | `sofa`, `gdmf`, `kev` | statements of that feed about releases and CVEs |
 | `advisories` | statements about releases of the source `other` |
+| `admin` | statements of an operator about Macs and releases, of the source `admin` |
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from schemas.model import WireModel
 
 EVENTS: Final = "events"
 ADVISORIES: Final = "advisories"
+ADMIN: Final = "admin"
 MDM_KINDS: Final = frozenset({"nanomdm", "micromdm", "jamf"})
 # Only the MDM channel knows the enrollment of a Mac; anybody else could hide or invent one.
 ENROLLMENT_FIELDS: Final = frozenset(
@@ -85,8 +87,9 @@ def _all_fields(models: object) -> dict[type[WireModel], frozenset[str]]:
 _INVENTORY: Final[PermittedFields] = {
     InventoryReported: frozenset(InventoryReported.model_fields) - ENROLLMENT_FIELDS
 }
-# Reports of executors are Drydock's own; the MDM channel may submit an administrator's statements.
-_MDM_SOURCES: Final = frozenset(get_args(InventorySource)) - {"executor"}
+# Reports of executors are Drydock's own. An MDM server is a program: it owns no Mac, so it states
+# neither an owner nor that a Mac is never erased.
+_MDM_SOURCES: Final = frozenset(get_args(InventorySource)) - {"executor", "admin"}
 
 SCOPES: Final[Mapping[str, Scope]] = {
     **{feed.name: Scope(feed.permitted_fields, frozenset({feed.name})) for feed in FEEDS},
@@ -101,6 +104,13 @@ SCOPES: Final[Mapping[str, Scope]] = {
     },
     EVENTS: Scope(_INVENTORY, frozenset({"osquery", "munki", "other"})),
     ADVISORIES: Scope(_all_fields(AdvisoryEvent), frozenset({"other"})),
+    ADMIN: Scope(
+        {
+            InventoryReported: frozenset(InventoryReported.model_fields),
+            **_all_fields(AdvisoryEvent),
+        },
+        frozenset({"admin"}),
+    ),
 }
 
 

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_OPENING: Final = b',"stamp":"'
-_CLOSING: Final = b'"}'
+from schemas.signed_records import STAMP_BYTES, STAMP_CLOSING, STAMP_OPENING, STAMP_TAG_LENGTH
+
 _DIGEST: Final = "sha256"
-# Base64url of 32 bytes, without its one sign of padding.
-_MAC_LENGTH: Final = 43
-STAMP_BYTES: Final = len(_OPENING) + _MAC_LENGTH + len(_CLOSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +30,17 @@ class Stamps:
         """Return these bytes of a JSON object that is not empty, with a stamp."""
         head = raw.removesuffix(b"}")
         assert len(head) == len(raw) - 1, "a JSON object"
-        return head + _OPENING + _mac(self.keys[0], head) + _CLOSING
+        return head + STAMP_OPENING + _tag(self.keys[0], head) + STAMP_CLOSING
 
     def is_valid(self, raw: bytes) -> bool:
         """Return True if the bytes end with a stamp under one of the keys."""
         head, stamp = raw[:-STAMP_BYTES], raw[-STAMP_BYTES:]
         return any(
-            hmac.compare_digest(_OPENING + _mac(key, head) + _CLOSING, stamp) for key in self.keys
+            hmac.compare_digest(STAMP_OPENING + _tag(key, head) + STAMP_CLOSING, stamp)
+            for key in self.keys
         )
 
 
-def _mac(key: bytes, head: bytes) -> bytes:
+def _tag(key: bytes, head: bytes) -> bytes:
     digest = hmac.digest(key, head, _DIGEST)
-    return base64.urlsafe_b64encode(digest)[:_MAC_LENGTH]
+    return base64.urlsafe_b64encode(digest)[:STAMP_TAG_LENGTH]

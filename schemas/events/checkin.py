@@ -67,6 +67,7 @@ class MdmCommandReported(WireModel):
     install action, status); an install action `Error` is a failure although the command is
     Acknowledged. `erase_preflight` is DeviceInformation's EACSPreflight: `success`, or the reason
     for which EraseDevice would fail. `pin_required`: EraseDevice needs a PIN.
+    `awaiting_configuration`: the Mac waits in Setup Assistant for the server's DeviceConfigured.
     """
 
     udid: UdidField
@@ -78,6 +79,7 @@ class MdmCommandReported(WireModel):
     install_actions: tuple[tuple[TextField, TextField, TextField], ...] = ()
     erase_preflight: TextField | None = None
     pin_required: bool | None = None
+    awaiting_configuration: bool | None = None
 
 
 class BootstrapTokenSet(WireModel):
@@ -92,7 +94,8 @@ class DdmStatusReported(WireModel):
     """A declarative status report. Unless `full`, an absent item is unchanged.
 
     `install_state` is Apple's value: none, waiting, downloading, prepared, installing, failed, or a
-    later addition. `status_items` is `StatusItems` as sent, for items without a field here.
+    later addition. `status_items` is `StatusItems` with the values that have a field here, and the
+    types of the others; `errors` has the names and codes of `Errors`, and the types of the others.
     """
 
     udid: UdidField

@@ -61,6 +61,7 @@ SAME_AFFECTED: Final = 1_000
 TARGETS: Final = {"reports_per_s": 40_000, "bytes_per_mac": 1_536, "advisory_s": 2.0}
 POLICY: Final = """\
 version: 1
+blast_radius: {jobs_per_hour: null, new_macs_per_hour: null, confirmed_only: false}
 sites:
   london: {time_zone: Europe/London, max_jobs: 10000}
 follow_up: {compliant: false}

@@ -31,6 +31,7 @@ MACS: Final = 3000
 POLICY: Final = """\
 version: 1
 default_site: london
+blast_radius: {jobs_per_hour: null, new_macs_per_hour: null, confirmed_only: false}
 sites:
   london: {time_zone: Europe/London, max_jobs: 3000}
 deferrals: {exploited: 0d, critical: 0d, high: 0d, medium: 0d, low: 0d, routine: 0d}

@@ -49,6 +49,7 @@ _POLL_S: Final = 0.3
 _POLICY: Final = "\n".join(
     [
         "version: 1",
+        "blast_radius: {jobs_per_hour: null, new_macs_per_hour: null, confirmed_only: false}",
         "sites:",
         *(f"  {site}: {{time_zone: Europe/London, max_jobs: 10000}}" for site in SITES),
         "follow_up: {compliant: false}",

@@ -18,6 +18,7 @@ from tests.bench.kafka_world import Record
 TARGET: Final = "26.2"
 POLICY: Final = """\
 version: 1
+blast_radius: {jobs_per_hour: null, new_macs_per_hour: null, confirmed_only: false}
 sites:
   london: {time_zone: Europe/London, max_jobs: 10000}
 follow_up: {compliant: false}

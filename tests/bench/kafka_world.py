@@ -24,13 +24,15 @@ from kafka import (  # type: ignore[import-untyped]
 from kafka.admin import NewTopic, OffsetSpec  # type: ignore[import-untyped]
 from kafka.errors import RetriableError  # type: ignore[import-untyped]
 
+from pipeline.payload_signing import sign_record
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
 from pipeline.signing_keys import KeyStore
 from pipeline.trust.stamps import Stamps
 from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import Purpose
-from schemas.topics import INPUT_TOPICS
+from schemas.signed_records import CONTROL_RECORD
+from schemas.topics import CONTROL, INPUT_TOPICS
 from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
 SITE: Final = "london"
@@ -134,8 +136,9 @@ class World:
         self.connection = KafkaConnection(bootstrap=self.kafka.bootstrap)
         self.keys = self.folder / "keys"
         store = KeyStore(self.keys)
-        store.make(Purpose.JOBS)
-        store.make(Purpose.APPROVALS)
+        for purpose in Purpose:
+            store.make(purpose)
+        self._control_key = store.signer(Purpose.CONTROL)
         self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
         wanted = wanted_topics(self.sites, PARTITIONS, 1)
         with connected(self.connection, 30) as cluster:
@@ -192,7 +195,7 @@ class World:
     def publish(self, records: Iterable[Record]) -> int:
         """Publish records, wait until the broker has confirmed all, and return their number.
 
-        Those of input topics are stamped, as a gateway does.
+        Those of input topics are stamped, as a gateway does; those of the control topic are signed.
         """
         producer = KafkaProducer(
             **self.connection.producer_options(linger_ms=20), batch_size=256 * 1024
@@ -200,8 +203,7 @@ class World:
         count = 0
         failed: list[BaseException] = []
         for topic, name, value in records:
-            stamped = _STAMPS.stamp(value) if topic in _STAMPED else value
-            sent = producer.send(topic, key=name, value=stamped)
+            sent = producer.send(topic, key=name, value=self._proven(topic, value))
             sent.add_errback(failed.append)
             count += 1
         producer.flush(_WAIT_S)
@@ -209,6 +211,12 @@ class World:
         if failed:
             raise RuntimeError(f"{len(failed)} records were not published: {failed[0]!r}")
         return count
+
+    def _proven(self, topic: str, value: bytes) -> bytes:
+        """Return the record with the stamp or signature that a worker asks for in this topic."""
+        if topic == CONTROL.name:
+            return sign_record(value, CONTROL_RECORD, self._control_key)
+        return _STAMPS.stamp(value) if topic in _STAMPED else value
 
     def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
         """Return all partitions of these topics."""

@@ -1,10 +1,9 @@
 """`make bench-ratio`: compare reconciling reports with decoding them; fail if it became slower.
 
 The ratio is the CPU time to recognise or decode, fold and decide REPORTS reports, divided by the
-CPU time to decode the same number of reports. Both run in turns in one process (decode, reconcile,
-decode, ...); each turn of the reconciler is compared with the mean of the two turns of decoding
-around it, and the result is the median. So neither the machine's speed nor steady load on it
-changes the ratio much.
+CPU time to decode the same reports. Both run in turns in one process (decode, reconcile, decode,
+...), and the result compares the lower quartiles of their times: other work on the machine takes
+cache lines and only adds time, so the faster turns vary the least.
 
 Decoding is compiled code, and reconciling is Python; processors differ in how much slower the
 second is. So a turn of fixed Python work is measured too, and on a machine where it takes longer,
@@ -19,7 +18,7 @@ import gc
 import statistics
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -47,7 +46,7 @@ NAMES: Final = tuple(f"C02{number:07d}" for number in range(500))
 
 
 class Ratios(NamedTuple):
-    """CPU times of one turn, divided by that of decoding."""
+    """CPU times of a turn, divided by that of decoding."""
 
     reconcile: float
     interpreter: float
@@ -73,8 +72,8 @@ def interpret() -> None:
             known[name] = _Entry(*(entry.name, entry.count + 1))
 
 
-def ratios(*, decodes_twice: bool) -> Iterator[Ratios]:
-    """Yield the ratios of each turn; `decodes_twice` adds one decoding to each report."""
+def ratios(*, decodes_twice: bool) -> Ratios:
+    """Return the ratios of lower quartiles; `decodes_twice` adds one decoding to each report."""
     reconciler = reconciler_of(first_events(MACS, a_tenth))
     stream = Stream(telemetry=True, macs=MACS)
     gc.freeze()
@@ -89,19 +88,19 @@ def ratios(*, decodes_twice: bool) -> Iterator[Ratios]:
         if decodes_twice:
             decode_all(raws)
 
-    def decode_turn() -> float:
-        return cpu(partial(decode_all, stream.next(REPORTS)))
-
-    def reconcile_turn() -> float:
-        raws = stream.next(REPORTS)
-        return cpu(partial(reconcile_all, raws, stream.clock))
-
-    before = decode_turn()
+    decoded, reconciled, interpreted = [], [], []
     for _ in range(TURNS):
-        reconciled, interpreted, after = reconcile_turn(), cpu(interpret), decode_turn()
-        decoded = statistics.mean((before, after))
-        yield Ratios(reconciled / decoded, interpreted / decoded)
-        before = after
+        raws = stream.next(REPORTS)
+        decoded.append(cpu(partial(decode_all, raws)))
+        reconciled.append(cpu(partial(reconcile_all, raws, stream.clock)))
+        interpreted.append(cpu(interpret))
+    decode_s = lower_quartile(decoded)
+    return Ratios(lower_quartile(reconciled) / decode_s, lower_quartile(interpreted) / decode_s)
+
+
+def lower_quartile(seconds: Sequence[float]) -> float:
+    """Return the time that a quarter of the turns do not exceed."""
+    return statistics.quantiles(seconds, n=4)[0]
 
 
 def main() -> None:
@@ -114,8 +113,7 @@ def main() -> None:
     baseline = tomllib.loads(BASELINE.read_text(encoding="utf-8"))
     # Noise only adds time: a second measurement decides.
     for _ in range(2):
-        turns = list(ratios(decodes_twice=chosen.decode_twice))
-        reconcile, interpreter = (statistics.median(column) for column in zip(*turns, strict=True))
+        reconcile, interpreter = ratios(decodes_twice=chosen.decode_twice)
         slower = max(1.0, interpreter / baseline["interpreter"])
         limit = (baseline["ratio"] + 2 * baseline["spread"]) * slower
         sys.stdout.write(

@@ -237,7 +237,7 @@ def _act_faults(evidence: Evidence, decoded: DecodedEvidence) -> Iterator[Fault]
         job = decoded.jobs.get(act.job_id) or evidence.forgotten.get(act.job_id)
         if job is None:
             yield Fault(Kind.UNTRUE, f"{act.udid}: acted on for {act.job_id}, never issued")
-        else:
+        elif act.job_id not in evidence.ended_early:
             intents[job.udid, job.action, job.intent].append(act.job_id)
         if act.job_id in evidence.forgotten:
             continue

@@ -75,6 +75,8 @@ class Evidence:
       out once more for each of them.
     - `forgotten`: jobs of which a planted fault deleted records, by id. They need no journal and no
       results, and no history if they are not in the topics; their acts count.
+    - `ended_early`: requests to a user that ended early by a clock that was days wrong; the user
+      is asked again.
     """
 
     inputs: Collection[Input]
@@ -87,6 +89,7 @@ class Evidence:
     newest: dict[str, str] = field(default_factory=dict)
     may_repeat: dict[str, int] = field(default_factory=dict)
     forgotten: Mapping[str, Job] = field(default_factory=dict)
+    ended_early: Collection[str] = ()
 
 
 def topic_names(sites: Iterable[str]) -> list[str]:

@@ -138,14 +138,18 @@ class Load:
     def add_events(self, path: str, body: bytes, sender: str = "nanomdm") -> None:
         """Plan the messages of one request: one webhook, or one event per line.
 
-        `sender` is the name of the sender in SECRETS whose secret they are posted with.
+        `sender` is the name of the sender in SECRETS whose secret they are posted with; a statement
+        of an operator is posted with that of the operators.
         """
         with self._wake:
             if path == _WEBHOOK:
                 self._plan(_webhook(body), path, body, sender)
             else:
                 for line in body.splitlines():
-                    self._plan(Input("event", json.loads(line)["id"]), path, line, sender)
+                    event = json.loads(line)
+                    is_operators = event["data"].get("source") == "admin"
+                    by = "admin" if is_operators else sender
+                    self._plan(Input("event", event["id"]), path, line, by)
             self._wake.notify_all()
 
     def _plan(self, item: Input, path: str, body: bytes, sender: str) -> None:

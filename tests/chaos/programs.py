@@ -15,8 +15,12 @@ from tests.kafka.brokers import ROOT
 
 DRYDOCK: Final = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
 GATEWAY: Final = (sys.executable, "-W", "ignore", "-m", "tests.kafka.gateway_program")
-# Secrets of the senders: NanoMDM for the Macs' messages, SOFA for releases.
-SECRETS: Final = {"nanomdm": "secret-of-nanomdm", "sofa": "secret-of-sofa"}
+# Secrets of the senders: NanoMDM for the Macs' messages, SOFA for releases, the operators'.
+SECRETS: Final = {
+    "nanomdm": "secret-of-nanomdm",
+    "sofa": "secret-of-sofa",
+    "admin": "secret-of-admin",
+}
 SECRETS_ENV: Final = {f"DRYDOCK_{name.upper()}_SECRET": text for name, text in SECRETS.items()}
 STAMPS_ENV: Final = {"DRYDOCK_STAMP_KEYS": "the-stamp-key-of-a-fleet"}
 WORKER: Final = (sys.executable, "-W", "ignore", "-m", "tests.chaos.worker_program")

@@ -21,11 +21,13 @@ from pydantic import TypeAdapter
 from agents.clock import ScaledClock
 from agents.simulated.client import SimulatedFleetClient
 from agents.simulated.wire import FleetPlan, TimeLine
+from pipeline.payload_signing import sign_record
 from pipeline.signing_keys import KeyStore
 from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import KeyRing, Purpose
 from schemas.envelope import CloudEvent, encode
 from schemas.macos import parse_os_version
+from schemas.signed_records import CONTROL_RECORD
 from schemas.topics import CONTROL
 from tests import factories
 from tests.chaos import world
@@ -189,8 +191,10 @@ class _Site:
     def begin(self) -> None:
         """Publish the policy and the first releases, and start all programs."""
         policy = factories.policy_changed(world.policy_text(self._options.macs), self._clock.now())
+        control_key = KeyStore(self._options.folder / "keys").signer(Purpose.CONTROL)
+        value = sign_record(encode(policy), CONTROL_RECORD, control_key)
         with KafkaProducer(**self._connection.producer_options()) as producer:
-            producer.send(CONTROL.name, key=b"policy", value=encode(policy)).get(timeout=60)
+            producer.send(CONTROL.name, key=b"policy", value=value).get(timeout=60)
         self._publish(world.FIRST)
         self._fleet.start()
         self._killer.run_for(_UP_WITHIN_S, self._all_up)

@@ -14,6 +14,7 @@ from schemas.envelope import encode
 from tests import factories
 from tests.chaos.evidence import Input
 from tests.chaos.load import Load, Mischief
+from tests.chaos.programs import SECRETS
 from tests.factories import NOW
 
 WAIT_LIMIT_S = 20.0
@@ -21,7 +22,10 @@ CALM = Mischief(doubled=0, late=0, very_late=0, poison=0)
 
 
 class FakeGateway(ThreadingHTTPServer):
-    """Responds with `statuses` in turn, then 200; `requests` counts by status and event id."""
+    """Responds with `statuses` in turn, then 200; `requests` counts by status and event id.
+
+    `secrets` has the secret of each request.
+    """
 
     daemon_threads = True
 
@@ -29,6 +33,7 @@ class FakeGateway(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses: list[int] = []
         self.requests: Counter[tuple[int, str]] = Counter()
+        self.secrets: list[str | None] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -38,6 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         status = self.server.statuses.pop(0) if self.server.statuses else 200
+        self.server.secrets.append(self.headers["X-Drydock-Secret"])
         for line in body.splitlines():
             self.server.requests[status, json.loads(line).get("id", "webhook")] += 1
         self.send_response(status)
@@ -96,6 +102,22 @@ def test_accepted_message_of_a_mac_is_posted_and_remembered(
         Input("webhook", f"MAC-1 mdm.CheckOut {NOW.isoformat()}"),
     }
     assert gateway.requests == {(200, REPORT.id): 1, (200, "webhook"): 1}
+
+
+def test_statement_of_an_operator_is_posted_with_the_operators_secret(
+    gateway: FakeGateway, load_with: Callable[[Mischief], Load]
+) -> None:
+    owned = REPORT.model_copy(update={"data": REPORT.data.model_copy(update={"source": "admin"})})
+    GatewaySink(f"http://127.0.0.1:{gateway.server_address[1]}", "mdm", "feed", "operators")(
+        [REPORT, owned, factories.release("26.2"), REPORT]
+    )
+    assert gateway.secrets == ["mdm", "operators", "feed", "mdm"]
+    load = load_with(CALM)
+    for event, sender in ((REPORT, "nanomdm"), (owned, "admin")):
+        gateway.secrets.clear()
+        load.add_events("/v1/events", encode(event))
+        eventually(lambda: not load.waiting)
+        assert gateway.secrets == [SECRETS[sender]]
 
 
 def test_message_is_posted_again_after_503_and_429(

@@ -38,6 +38,7 @@ def main() -> None:
         key=KeyStore(given.keys).signer(Purpose.JOBS),
         jobs=trust.jobs,
         approvals=trust.approvals,
+        control=trust.control,
         stamps=read_stamps(),
         group=GROUP,
         session_timeout_s=6.0,

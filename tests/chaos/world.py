@@ -35,6 +35,7 @@ BUILDS: Final = {
 _POLICY: Final = """\
 version: 1
 default_site: london
+blast_radius: {{jobs_per_hour: null, confirmed_only: false}}
 sites:
   austin: {{time_zone: America/Chicago, ssh: true, max_jobs: {slots}}}
   london: {{time_zone: Europe/London, ssh: false, max_jobs: {slots}}}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from agents.lifecycle import JournalEntry
+from agents.journal_entry import JournalEntry
 from agents.mac import Ack, AckKind, Mac, Observation, UnreachableError
 from agents.simulated import Faults, Period, SimulatedFleet
 from schemas.jobs import Action, Job, Method
@@ -19,6 +19,7 @@ JOBS = [
     a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x"),
     a_job(Action.REENROLL, Method.INSTALL_PROFILE, target=None, intent="x"),
     a_job(Action.RESTART, Method.RESTART_DEVICE, target=None, intent="failing:26.2"),
+    a_job(Action.RESTART, Method.RESTART_UPDATE_SERVICE, target=None, intent="failing:26.2"),
     an_erasing_job(),
 ]
 IDS = [job.method.value for job in JOBS]

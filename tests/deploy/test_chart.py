@@ -34,8 +34,8 @@ def conforms(kubeconform: Path, folder: Path, version: str, text: str) -> str:
     """Return kubeconform's output for a text; the last line is a summary."""
     schema_location = folder / version / "{{.ResourceKind}}{{.KindSuffix}}.json"
     command = [str(kubeconform), "-strict", "-summary", "-schema-location", str(schema_location)]
-    # A custom resource: its schema is part of the operator. Our own rules check it.
-    command += ["-skip", "PodMonitor"]
+    # Custom resources: their schemas are part of the operator. Our own tests check them.
+    command += ["-skip", "PodMonitor,PrometheusRule"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
@@ -51,7 +51,7 @@ def test_rendered_objects_match_the_schemas_of_kubernetes(
     helm: Helm, kubeconform: Path, kubernetes_schemas: Path, shape: str, version: str
 ) -> None:
     output = conforms(kubeconform, kubernetes_schemas, version, helm.text(shape))
-    monitors = len(of_kind(helm.objects(shape), "PodMonitor"))
+    monitors = len(of_kind(helm.objects(shape), "PodMonitor", "PrometheusRule"))
     assert f"Invalid: 0, Errors: 0, Skipped: {monitors}\n" in output
 
 
@@ -82,7 +82,7 @@ def test_rendered_objects_keep_the_rule(
 
 def test_template_file_has_one_object_of_the_kind_in_its_name() -> None:
     kinds = {"statefulset", "deployment", "job", "service", "serviceaccount", "configmap"}
-    kinds |= {"ingress", "poddisruptionbudget", "networkpolicy", "podmonitor"}
+    kinds |= {"ingress", "poddisruptionbudget", "networkpolicy", "podmonitor", "prometheusrule"}
     for path in (CHART / "templates").glob("*.yaml"):
         _, _, kind = path.stem.rpartition("-")
         kind_lines = [line for line in path.read_text().splitlines() if line.startswith("kind: ")]
@@ -169,6 +169,29 @@ def test_signing_keys_reach_workers_only(helm: Helm) -> None:
     assert mounting == ["rel-drydock-worker"]
 
 
+def test_client_stays_with_one_pod_of_query(helm: Helm) -> None:
+    service = named(helm.objects("production", {"query": {"replicas": 2}}), "Service", "-query")
+    assert service["spec"]["sessionAffinity"] == "ClientIP"
+
+
+def test_query_pods_have_one_network_policy(helm: Helm) -> None:
+    asking, scraping = ({"podSelector": {"matchLabels": {"app": one}}} for one in ("ask", "scrape"))
+    policy = {"enabled": True, "queryFrom": [asking], "metricsFrom": [scraping]}
+    objects = helm.objects("production", {"networkPolicy": policy})
+    (ingress,) = named(objects, "NetworkPolicy", "-query")["spec"]["ingress"]
+    assert ingress["from"] == [asking, scraping]
+    others = named(objects, "NetworkPolicy", "-metrics")["spec"]["podSelector"]
+    assert others["matchExpressions"] == [
+        {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["query"]}
+    ]
+
+
+def test_stamp_keys_reach_query(helm: Helm) -> None:
+    (program,) = containers(named(helm.objects("production"), "StatefulSet", "-query"))
+    secrets = [one["secretRef"]["name"] for one in program["envFrom"] if "secretRef" in one]
+    assert "drydock-stamps" in secrets
+
+
 def test_changed_settings_start_pods_again(helm: Helm) -> None:
     before, after = (
         named(helm.objects("minimal", over), "StatefulSet", "-worker")["spec"]["template"]
@@ -200,7 +223,7 @@ def test_policy_is_published_after_every_change_of_the_release(helm: Helm, shape
         "helm.sh/hook": "post-install,post-upgrade,post-rollback",
         "helm.sh/hook-delete-policy": "before-hook-creation",
     }
-    (program,) = containers(job)
+    (program,) = pod(job)["containers"]
     (volume,) = [each for each in pod(job)["volumes"] if each["name"] == "policy"]
     (mount,) = [each for each in program["volumeMounts"] if each["name"] == "policy"]
     assert program["args"][:3] == ["policy", "publish", f"{mount['mountPath']}/policy.yaml"]
@@ -260,13 +283,28 @@ def test_chart_and_tools_support_the_tested_kubernetes_versions() -> None:
     assert f'KUBERNETES="{" ".join(KUBERNETES)}"' in servers
 
 
-def test_mounted_keys_are_loaded_by_drydock(helm: Helm, tmp_path: Path) -> None:
+WORKER_MOUNTS = {
+    "signing": "jobs[.-]*",
+    "trust/jobs": "trust/jobs/*.pub",
+    "trust/approvals": "trust/approvals/*.pub",
+    "trust/control": "trust/control/*.pub",
+}
+
+
+@pytest.mark.parametrize(
+    ("workload", "mounts", "signs"),
+    [
+        pytest.param("-worker", WORKER_MOUNTS, Purpose.JOBS, id="worker"),
+        pytest.param("-gateway", {"records": "records[.-]*"}, Purpose.RECORDS, id="gateway"),
+    ],
+)
+def test_mounted_keys_are_loaded_by_drydock(
+    helm: Helm, tmp_path: Path, workload: str, mounts: dict[str, str], signs: Purpose
+) -> None:
     made = KeyStore(tmp_path / "made")
     for purpose in Purpose:
         made.make(purpose)
     # The kubelet mounts Secrets in this way: links to files that the pod's group may read.
-    mounts = {"signing": "jobs[.-]*", "trust/jobs": "trust/jobs/*.pub"}
-    mounts["trust/approvals"] = "trust/approvals/*.pub"
     for mount, pattern in mounts.items():
         folder = tmp_path / "etc" / mount
         (folder / "..data").mkdir(parents=True)
@@ -274,7 +312,7 @@ def test_mounted_keys_are_loaded_by_drydock(helm: Helm, tmp_path: Path) -> None:
             (folder / "..data" / file.name).write_bytes(file.read_bytes())
             (folder / "..data" / file.name).chmod(0o440)
             (folder / file.name).symlink_to(Path("..data") / file.name)
-    (start,) = pod(named(helm.objects("minimal"), "StatefulSet", "-worker"))["initContainers"]
+    (start,) = pod(named(helm.objects("minimal"), "StatefulSet", workload))["initContainers"]
     shell, options, script = start["command"]
     there = script.replace("/etc/drydock", str(tmp_path / "etc")).replace(
         "/run/drydock", str(tmp_path / "run")
@@ -282,8 +320,12 @@ def test_mounted_keys_are_loaded_by_drydock(helm: Helm, tmp_path: Path) -> None:
     (tmp_path / "run" / "keys").mkdir(parents=True)
     subprocess.run([shell, options, there], check=True)
     keys = tmp_path / "run" / "keys"
-    assert KeyStore(keys).signer(Purpose.JOBS)
-    assert KeyRing.load(keys) == KeyRing.load(tmp_path / "made")
+    assert KeyStore(keys).signer(signs)
+    trusted, every = KeyRing.load(keys), KeyRing.load(tmp_path / "made")
+    for purpose in Purpose:
+        is_mounted = f"trust/{purpose.value}" in mounts
+        assert bool(getattr(trusted, purpose.value)) == is_mounted
+        assert not is_mounted or getattr(trusted, purpose.value) == getattr(every, purpose.value)
 
 
 def _option(workload: Object, option: str) -> str:
@@ -301,7 +343,7 @@ def _login(workload: Object) -> str:
     names = {
         variable["valueFrom"]["secretKeyRef"]["name"]
         for each in containers(workload)
-        for variable in each["env"]
+        for variable in each.get("env", ())
         if "secretKeyRef" in variable.get("valueFrom", {})
     }
     (name,) = names

@@ -22,6 +22,7 @@ MAX_JOBS = 40
 DAYS = 14
 POLICY = f"""\
 version: 1
+blast_radius: {{jobs_per_hour: null, confirmed_only: false}}
 sites:
   london: {{time_zone: Europe/London, max_jobs: {MAX_JOBS}}}
   new-york: {{time_zone: America/New_York, max_jobs: {MAX_JOBS}}}

@@ -17,7 +17,7 @@ from tests.embedded_world import POLICY
 from tests.factories.sites import osquery_report
 from tests.factories.sofa import feed, line, release
 from tests.feed_server import feed_server
-from tests.kafka.brokers import wait_until
+from tests.waiting import wait_until
 
 
 def drydock(*arguments: str) -> tuple[int, str, str]:

@@ -38,6 +38,7 @@ NEWEST = ("26.6", "15.7.8", "14.8.8")
 MOST_BYTES = 1500
 POLICY = f"""\
 version: 1
+blast_radius: {{jobs_per_hour: null, confirmed_only: false}}
 sites:
   london: {{time_zone: Europe/London, max_jobs: {MAX_JOBS}}}
   new-york: {{time_zone: America/New_York, max_jobs: {MAX_JOBS}}}

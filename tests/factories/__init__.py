@@ -28,7 +28,9 @@ from tests.factories.control import (
     policy,
     policy_changed,
     reset,
+    restored,
     settled,
+    struck,
 )
 from tests.factories.devices import (
     MODERN,
@@ -89,11 +91,13 @@ __all__ = [
     "release",
     "reported",
     "reset",
+    "restored",
     "result",
     "resulted",
     "retracted",
     "settled",
     "situation",
+    "struck",
     "superseded",
     "topic_of",
     "with_report",

@@ -1,11 +1,14 @@
 """Policies, halts, approvals and resets of attempts, and their events."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.policy.file import policy_digest
 from pipeline.policy.model import Policy
+from pipeline.state.statements import identity_of
+from pipeline.state.strikes import content_sha256
 from schemas.envelope import (
+    AdvisoryEvent,
     ApprovalDeniedEvent,
     ApprovalGrantedEvent,
     AttemptsResetEvent,
@@ -13,6 +16,8 @@ from schemas.envelope import (
     HaltSetEvent,
     IdentitySettledEvent,
     PolicyChangedEvent,
+    StrikeClearedEvent,
+    StrikeSetEvent,
 )
 from schemas.events.control import (
     ApprovalGranted,
@@ -21,6 +26,9 @@ from schemas.events.control import (
     HaltSet,
     IdentitySettled,
     ResetScope,
+    Strike,
+    StrikeCleared,
+    StrikeSet,
 )
 from schemas.results import ErrorCode
 from schemas.signing import Signature, Signed
@@ -36,11 +44,13 @@ SIGNED = Signed(
 def policy(**settings: Any) -> Policy:
     """Return a policy with one site, London, without windows, and without the compliance check.
 
+    It trusts inventory reports alone (`blast_radius.confirmed_only`).
     `settings` replace whole top-level parts.
     """
     given = {
         "sites": {"london": {"time_zone": "Europe/London"}},
         "follow_up": {"compliant": False},
+        "blast_radius": {"confirmed_only": False},
     } | settings
     return Policy.model_validate(given, by_alias=True)
 
@@ -48,6 +58,7 @@ def policy(**settings: Any) -> Policy:
 NIGHTS = ({"from": "22:00", "to": "04:00"},)
 POLICY_TEXT = """\
 version: 1
+blast_radius: {jobs_per_hour: null, confirmed_only: false}
 sites:
   london: {time_zone: Europe/London, max_jobs: 2}
   tokyo: {time_zone: Asia/Tokyo, max_jobs: 2}
@@ -59,12 +70,13 @@ follow_up: {compliant: false}
 def halt(
     *,
     site: str | None = None,
+    action: Literal["update", "reinstall", "reenroll"] | None = None,
     advisory: str | None = None,
     until: datetime | None = None,
 ) -> HaltSet:
-    """Return a halt of everything, or of a site or an advisory."""
+    """Return a halt of everything, of a site, an action at a site, or an advisory."""
     everything = site is None and advisory is None
-    scope = HaltScope(everything=everything, site=site, advisory_id=advisory)
+    scope = HaltScope(everything=everything, site=site, action=action, advisory_id=advisory)
     return HaltSet(scope=scope, by="ops", until=until)
 
 
@@ -143,4 +155,30 @@ def attempts_reset(
     """Return the event of a reset of failed attempts."""
     data = reset(cause, **scope)
     event: AttemptsResetEvent = make_event(AttemptsResetEvent, data.scope.key, when, data)
+    return event
+
+
+def strike_of(stated: AdvisoryEvent, field: str | None = None, value: str | None = None) -> Strike:
+    """Return the strike of what an advisory event states, or of a part of it."""
+    given = {
+        "advisory_id": identity_of(stated.data),
+        "source": stated.data.source,
+        "field": field,
+        "value": value,
+        "sha256": content_sha256(stated.data, field) if value is None else None,
+    }
+    return Strike.model_validate(given)
+
+
+def struck(stated: AdvisoryEvent, when: datetime = NOW, **part: str) -> StrikeSetEvent:
+    """Return the event that strikes what an advisory event states, or a part of it."""
+    data = StrikeSet(strikes=(strike_of(stated, **part),), by="ada", why="invented")
+    event: StrikeSetEvent = make_event(StrikeSetEvent, "strikes", when, data)
+    return event
+
+
+def restored(stated: AdvisoryEvent, when: datetime = NOW, **part: str) -> StrikeClearedEvent:
+    """Return the event that ends such a strike."""
+    data = StrikeCleared(scopes=(strike_of(stated, **part).scope,), by="ada", why="confirmed")
+    event: StrikeClearedEvent = make_event(StrikeClearedEvent, "strikes", when, data)
     return event

@@ -10,25 +10,35 @@ from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
 from agents.site_access import SiteAccess
-from pipeline.payload_signing import sign_approval, sign_job
+from pipeline.payload_signing import sign_approval, sign_job, sign_record
 from runtime.trusted_keys import KeyRing
-from schemas.envelope import AdvisoryPublishedEvent, DeviceEvent, InventoryEvent
+from schemas.envelope import (
+    AdvisoryPublishedEvent,
+    ControlEvent,
+    DeviceEvent,
+    InventoryEvent,
+    JobSupersededEvent,
+    encode,
+)
 from schemas.events.advisory import AdvisoryPublished
 from schemas.events.control import Approval
 from schemas.events.inventory import InventoryReported
 from schemas.ids import derive_job_id, event_id
 from schemas.jobs import Action, Job, JobIssued, Method, Target
 from schemas.macos import parse_build, parse_os_version
+from schemas.signed_records import CONTROL_RECORD, WITHDRAWAL_RECORD
 from schemas.signing import Signed, key_id
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 SITE = "london"
 JOBS_KEY = Ed25519PrivateKey.from_private_bytes(b"j" * 32)
 APPROVALS_KEY = Ed25519PrivateKey.from_private_bytes(b"a" * 32)
+CONTROL_KEY = Ed25519PrivateKey.from_private_bytes(b"c" * 32)
 STRANGER_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 KEYS = KeyRing(
     {key_id(JOBS_KEY.public_key()): JOBS_KEY.public_key()},
     {key_id(APPROVALS_KEY.public_key()): APPROVALS_KEY.public_key()},
+    {key_id(CONTROL_KEY.public_key()): CONTROL_KEY.public_key()},
 )
 NEW = Target(version=parse_os_version("26.2"), build=parse_build("25C56"))
 RELEASES = (SimulatedRelease(version=NEW.version, build=parse_build("25C56"), firmware="fw-26.2"),)
@@ -90,6 +100,16 @@ def an_erasing_reimage() -> Job:
 
 def signed_approval(key: Ed25519PrivateKey = APPROVALS_KEY, **fields: Any) -> Signed:
     return sign_approval(Approval(**fields), key).signed
+
+
+def signed_control(event: ControlEvent, key: Ed25519PrivateKey = CONTROL_KEY) -> bytes:
+    """Return the event as a record of the control topic."""
+    return sign_record(encode(event), CONTROL_RECORD, key)
+
+
+def signed_withdrawal(event: JobSupersededEvent, key: Ed25519PrivateKey = JOBS_KEY) -> bytes:
+    """Return the withdrawal of a job as a record of the topics of jobs."""
+    return sign_record(encode(event), WITHDRAWAL_RECORD, key)
 
 
 def signed_job(job: Job, key: Ed25519PrivateKey = JOBS_KEY) -> JobIssued:

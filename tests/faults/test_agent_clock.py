@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agents.mac import Ack, Mac, Observation, UnreachableError
+from schemas.dead_letters import DeadLetterCode
 from schemas.jobs import Job
 from tests.factories.sites import START, a_fleet, a_job, a_spec, hours
 from tests.unit.agents.memory_kafka import Broker, install
@@ -48,7 +49,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySite:
         pytest.param(0, 0, 0, BOTH, 2, "expired", id="all right, expired"),
         pytest.param(-4, 0, 0, BOTH, 2, "expired", id="agent behind, expired"),
         pytest.param(-4, 0, 0, BEFORE, 2, "expired", id="agent behind, restarted, expired"),
-        pytest.param(-4000, 0, 0, BOTH, 2, "expired", id="agent far behind, expired"),
+        pytest.param(-23, 0, 0, BOTH, 2, "expired", id="agent nearly a day behind, expired"),
         pytest.param(-4, 0, 0, BOTH, 9, "acted", id="agent behind, valid"),
         pytest.param(-4, 0, 0, NONE, 2, "acted", id="agent behind, and nothing proves it"),
         pytest.param(4, 0, 0, BOTH, 7, "expired", id="agent ahead, valid for less"),
@@ -82,6 +83,22 @@ def test_job_is_started_or_expires_by_the_proven_time(
     site.live("one", 30)
     assert site.outcomes(job) == [outcome]
     assert (job.job_id in site.acted()) is (outcome == "acted")
+
+
+@pytest.mark.parametrize("behind_h", [30, 4000])
+def test_agent_more_than_a_day_behind_runs_and_refuses_no_job(
+    behind_h: float, site: MemorySite
+) -> None:
+    """Each job is from the future by its clock, and none proves the time: all are reported."""
+    site.clock.skew = -hours(behind_h)
+    job = a_job(udid="MAC-1", issued_at=START, expires_at=START + hours(2))
+    later_at = START + hours(ARRIVAL)
+    later = a_job(udid="MAC-2", issued_at=later_at, expires_at=later_at + timedelta(days=7))
+    site.order(job, later)
+    site.live("one", 30)
+    assert site.acted() == []
+    assert site.outcomes(job) == site.outcomes(later) == []
+    assert [each.code for each in site.outputs.dead_letters] == [DeadLetterCode.BAD_VALUE] * 2
 
 
 def test_repeated_order_is_not_given_after_the_proven_expiry(site: MemorySite) -> None:

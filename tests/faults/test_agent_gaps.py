@@ -30,7 +30,8 @@ def delete_records(site: AgentSite, topic: str, partitions: int) -> None:
 
 def switch(site: AgentSite, command: str, *scope: str) -> None:
     """Run `drydock halt` or `resume`."""
-    done = drydock(command, *scope, "--bootstrap", site.bootstrap)
+    keys = str(site.folder / "keys")
+    done = drydock(command, *scope, "--bootstrap", site.bootstrap, "--keys", keys)
     assert done.returncode == 0, done.stderr
 
 

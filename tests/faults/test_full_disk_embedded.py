@@ -27,6 +27,12 @@ from tests.faults.volumes import MIB, Volume, ext4_volume, file_size_limit, smal
 from tests.unit.gateway.apps import SqliteApp, sqlite_app
 
 RECOVERY_S = 5.0
+# One sender reports thousands of new Macs.
+POLICY = """\
+blast_radius: {new_macs_per_hour: null}
+sites:
+  london: {time_zone: Europe/London}
+"""
 FIELDS: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2"}
 
 
@@ -68,7 +74,7 @@ class Sender:
 
 def run(folder: Path, test: Callable[[SqliteApp, Sender], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with sqlite_app(folder) as app:
+        async with sqlite_app(folder, policy=POLICY) as app:
             await test(app, Sender(app))
 
     asyncio.run(main())

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.volumes import MIB, Volume, small_volume
 from tests.kafka.agent_site import AgentSite, eventually
-from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.brokers import KafkaCluster
 from tests.kafka.gateways import (
     Fleet,
     Server,
@@ -18,6 +18,7 @@ from tests.kafka.gateways import (
     gateway,
 )
 from tests.kafka.topics import make_topics
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,

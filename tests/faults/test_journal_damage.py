@@ -8,9 +8,10 @@ from shutil import copy
 
 import pytest
 
+from agents.attempt_steps import result
 from agents.attempts import Attempts
 from agents.journal import Journal, UnreadableJournalError
-from agents.lifecycle import JournalEntry, Phase, result
+from agents.journal_entry import JournalEntry, Phase
 from agents.replicated import ReplicatedJournal
 from runtime.sqlite import DamagedError
 from schemas.attempts import AttemptRecord

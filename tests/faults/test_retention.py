@@ -10,7 +10,7 @@ import pytest
 
 from agents.site_access import SiteAccess
 from pipeline.embedded.log import Log
-from pipeline.embedded.retention import Retention
+from pipeline.embedded.log_retention import Retention
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.store import Store
 from pipeline.replay.counterfactual import counterfactual

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.lifecycle import Phase
+from agents.journal_entry import Phase
 from schemas.attempts import AttemptRecord
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import JobSupersededEvent

@@ -20,14 +20,14 @@ class Volume:
 
     path: Path
 
-    def fill(self) -> None:
-        """Take all free bytes with another file."""
+    def fill(self, keep: int = 0) -> None:
+        """Take the free bytes with another file, but for `keep` of them."""
         with (self.path / "other-0").open("ab", buffering=0) as other:
             try:
                 while True:
                     other.write(bytes(4096))
             except OSError:
-                return
+                other.truncate(max(other.tell() - keep, 0))
 
     def take_inodes(self) -> None:
         """Take all free inodes with other files."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 
 from agents.clock import SteppedClock
@@ -20,6 +21,7 @@ from agents.simulated.sinks import GatewaySink
 from agents.simulated.wire import FleetPlan
 from pipeline.demo.drive import FleetSample, OutsideEvent, site_lines
 from pipeline.demo.scenario import STARTS_AT, Scenario
+from pipeline.payload_signing import sign_record
 from runtime.kafka import KafkaConnection
 from schemas.decisions import Decision, Reason
 from schemas.envelope import (
@@ -29,6 +31,7 @@ from schemas.envelope import (
     PolicyChangedEvent,
     encode,
 )
+from schemas.signed_records import CONTROL_RECORD
 from schemas.topics import CONTROL
 from tests.chaos.programs import SECRETS
 from tests.fleet_demo.quiescence import Quiescence
@@ -74,9 +77,11 @@ class KafkaForm:
         fleet_server: SimulatedFleetServer,
         clock: SteppedClock,
         quiescence: Quiescence,
+        control_key: Ed25519PrivateKey,
     ) -> None:
+        self._control_key = control_key
         self.reading = Reading(connection)
-        self._sink = GatewaySink(gateway, SECRETS["nanomdm"], SECRETS["sofa"])
+        self._sink = GatewaySink(gateway, *(SECRETS[name] for name in ("nanomdm", "sofa", "admin")))
         self._fleet_server = fleet_server
         self._clock = clock
         self._quiescence = quiescence
@@ -92,7 +97,8 @@ class KafkaForm:
 
     def steer(self, event: PolicyChangedEvent | ApprovalGrantedEvent) -> None:
         """Publish an operator's policy or approval to the control topic."""
-        self._producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event)).get(30)
+        value = sign_record(encode(event), CONTROL_RECORD, self._control_key)
+        self._producer.send(CONTROL.name, key=event.subject.encode(), value=value).get(30)
 
     def advance_to(self, now: datetime) -> Sequence[DeviceEvent]:
         """Set the clock and return the events of the Macs up to that time."""

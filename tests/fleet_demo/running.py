@@ -86,7 +86,10 @@ class FleetRun:
                 _wait_for(f"http://{addresses.gateway}/readyz", lambda: _check(fleet))
                 quiescence.wait(STARTS_AT, _STARTS_WITHIN_S)
                 url = f"http://{addresses.gateway}"
-                form = KafkaForm(connection, url, server.fleet_server, clock, quiescence)
+                form = KafkaForm(
+                    *(connection, url, server.fleet_server, clock, quiescence),
+                    keys.signer(Purpose.CONTROL),
+                )
                 stack.callback(form.close)
                 form.steer(policy_changed(policy_text(), "demo", STARTS_AT))
                 quiescence.wait(STARTS_AT)

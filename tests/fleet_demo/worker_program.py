@@ -34,6 +34,7 @@ def main() -> None:
         key=KeyStore(given.keys).signer(Purpose.JOBS),
         jobs=trust.jobs,
         approvals=trust.approvals,
+        control=trust.control,
         stamps=read_stamps(),
         web=Listen.parse(given.listen),
         sweep_every=NO_SWEEP,

@@ -8,7 +8,7 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import RebalanceInProgressError  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
-from agents.job_consumer import rejoin_if_stuck
+from agents.consumer_group import rejoin_if_stuck
 from runtime.kafka import KafkaConnection
 from schemas.topics import jobs_topic
 from tests.kafka.brokers import KafkaCluster

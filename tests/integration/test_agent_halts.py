@@ -10,12 +10,15 @@ from typer.testing import CliRunner
 
 from agents.halts import STALE_AFTER_S
 from pipeline.cli.app import app
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 from schemas.envelope import AttemptsResetEvent, encode
 from schemas.topics import ADVISORIES, CONTROL
 from tests.factories import release
 from tests.kafka.agent_site import AgentSite, drydock, eventually
-from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.brokers import KafkaCluster
 from tests.kafka.topics import make_topics
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def site(
 
 
 def test_halt_reaches_every_agent_in_time_and_lasts_until_resumed(site: AgentSite) -> None:
-    here = ("--bootstrap", site.bootstrap, "--json")
+    here = ("--bootstrap", site.bootstrap, "--keys", str(site.folder / "keys"), "--json")
     agents = [site.start("one"), site.start("two")]
     for agent in agents:
         site.is_assigned(agent, 2)
@@ -71,7 +74,8 @@ def test_reset_of_attempts_is_published_with_its_author_and_reason(site: AgentSi
     scope, cause = f"site:{site.name}", ("--cause", "unreachable")
     audit = ("--by", "ada", "--why", "login corrected")
     done = drydock(
-        *("attempts", "reset", scope, *cause, *audit, "--bootstrap", site.bootstrap, "--json")
+        *("attempts", "reset", scope, *cause, *audit, "--bootstrap", site.bootstrap, "--json"),
+        *("--keys", str(site.folder / "keys")),
     )
     assert (done.returncode, json.loads(done.stdout)) == (0, {"reset": scope})
     (found,) = [
@@ -83,7 +87,7 @@ def test_reset_of_attempts_is_published_with_its_author_and_reason(site: AgentSi
 
 
 def test_halt_of_an_unknown_release_is_refused_with_the_nearest_one(site: AgentSite) -> None:
-    here = ("--bootstrap", site.bootstrap, "--json")
+    here = ("--bootstrap", site.bootstrap, "--keys", str(site.folder / "keys"), "--json")
     early = drydock("halt", "--advisory", "macOS-26.9", *here)
     assert early.returncode == 0, early.stderr  # no release is known: every name is taken
     producer = KafkaProducer(bootstrap_servers=site.bootstrap)
@@ -115,10 +119,12 @@ WRONG = {
 @pytest.mark.parametrize(("given", "message"), WRONG.values(), ids=WRONG.keys())
 @pytest.mark.usefixtures("leaky_clients")
 def test_error_of_halt_or_resume_is_one_line(
-    kafka: KafkaCluster, given: tuple[str, ...], message: str
+    kafka: KafkaCluster, given: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     make_topics(kafka.bootstrap, "anywhere")
-    result = CliRunner().invoke(app, [*given, "--bootstrap", kafka.bootstrap])
+    KeyStore(tmp_path).make(Purpose.CONTROL)
+    where = ("--bootstrap", kafka.bootstrap, "--keys", str(tmp_path))
+    result = CliRunner().invoke(app, [*given, *where])
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -11,7 +11,7 @@ from pipeline.processors.broadcast_reader import BroadcastReader
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log, silence_kafka_clients
 from schemas.envelope import encode
-from schemas.topics import ADVISORIES, CONTROL
+from schemas.topics import ADVISORIES, CONTROL, HALTS
 from tests.factories import release
 from tests.kafka.brokers import KafkaCluster
 from tests.kafka.workers import make_topics
@@ -52,7 +52,7 @@ def test_broadcast_records_are_read_past_transaction_markers(
         try:
             # The last transaction is open: the start does not wait for it and does not read it.
             assert subjects(state) == {"macOS-26.1"}
-            assert state.next_offsets == {ADVISORIES.name: 4, CONTROL.name: 0}
+            assert state.next_offsets == {ADVISORIES.name: 4, CONTROL.name: 0, HALTS.name: 0}
             producer.commit_transaction()
             async with asyncio.timeout(SOON_S):
                 while state.next_offsets[ADVISORIES.name] < 6:

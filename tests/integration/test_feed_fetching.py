@@ -1,6 +1,7 @@
 """Fetches of feeds from a real web server: conditional requests, limits, retries."""
 
 import asyncio
+import gzip
 import hashlib
 import ssl
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def test_unreachable_server_and_invalid_url_are_errors(web: FeedServer) -> None:
     with pytest.raises(FetchError, match="ConnectError"):
         asyncio.run(fetch("http://127.0.0.1:9/feed", None, QUICK))
     with pytest.raises(FetchError, match="InvalidURL"):
-        asyncio.run(fetch("http://feeds:port/", None, QUICK))
+        asyncio.run(fetch("https://feeds:port/", None, QUICK))
 
 
 def test_response_that_never_ends_is_an_error_after_the_timeout(web: FeedServer) -> None:
@@ -103,6 +104,40 @@ def test_redirects_are_followed_up_to_a_limit(web: FeedServer) -> None:
     assert get(web).document == b"{}"
     web.location["/new"] = f"{web.url}/feed"
     assert "TooManyRedirects" in fetch_error(web)
+
+
+def test_compressed_document_is_decompressed_up_to_the_limit(web: FeedServer) -> None:
+    web.documents["/feed"], web.codings["/feed"] = gzip.compress(b" " * 1000), "gzip"
+    assert get(web).document == b" " * 1000
+    web.documents["/feed"] = gzip.compress(b" " * 1001)
+    assert fetch_error(web) == "the document is over 1000 bytes"
+
+
+INVALID: dict[str, tuple[bytes, str, str]] = {
+    "twice": (gzip.compress(gzip.compress(DOCUMENT)), "gzip, gzip", "content coding"),
+    "unknown coding": (DOCUMENT, "br", "content coding 'br'"),
+    "no gzip": (DOCUMENT, "gzip", "is no gzip"),
+    "cut off": (gzip.compress(DOCUMENT)[:-9], "gzip", "incomplete"),
+    "bytes after it": (gzip.compress(DOCUMENT) + b"x", "gzip", "other bytes"),
+}
+
+
+@pytest.mark.parametrize(("document", "coding", "error"), INVALID.values(), ids=INVALID.keys())
+def test_other_compression_is_an_error(
+    web: FeedServer, document: bytes, coding: str, error: str
+) -> None:
+    web.documents["/feed"], web.codings["/feed"] = document, coding
+    assert error in fetch_error(web)
+
+
+@pytest.mark.parametrize("url", ["http://203.0.113.9/feed", "http://feeds.example/feed"])
+def test_plain_http_of_another_computer_is_neither_read_nor_followed(
+    web: FeedServer, url: str
+) -> None:
+    with pytest.raises(FetchError, match="is not HTTPS"):
+        asyncio.run(fetch(url, None, QUICK))
+    web.location["/feed"] = url
+    assert fetch_error(web) == f"redirected to {url}, which is not HTTPS"
 
 
 def test_file_has_the_same_size_limit(tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS
 from tests.factories.sofa import feed, line, release
 from tests.factories.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 from tests.feed_server import FeedServer, feed_server
-from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.brokers import KafkaCluster
 from tests.kafka.gateways import STAMP_KEY, Server, server
 from tests.kafka.topics import make_topics
+from tests.waiting import wait_until
 
 WAIT_LIMIT_S = 60.0
 NOW = datetime(2026, 8, 10, tzinfo=UTC)

@@ -6,29 +6,16 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from datetime import timedelta
 from pathlib import Path
 
 from pipeline.demo import embedded
 from pipeline.demo.outcome import read_outcome
-from pipeline.demo.scenario import STARTS_AT, Scenario, build
 from pipeline.demo.summary import summarize
 from tests.fleet_demo.comparison import rows
 from tests.fleet_demo.running import FleetRun
-from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
-
-SEED = 3
-MACS = 12
-# Long enough for the advisory to appear and for most Macs to be updated.
-UNTIL = STARTS_AT + timedelta(days=12)
-STEP = timedelta(hours=6)
-
-
-def few_macs() -> Scenario:
-    """Return the scenario with its first 12 Macs only."""
-    whole = build(SEED, 28)
-    specs = whole.specs[:MACS]
-    return Scenario(specs, {spec.udid: whole.parts[spec.udid] for spec in specs}, whole.releases)
+from tests.kafka.brokers import ROOT, KafkaCluster
+from tests.kafka.recorded import MACS, SEED, STEP, UNTIL, few_macs
+from tests.waiting import wait_until
 
 
 def test_demo_on_kafka_has_the_numbers_of_the_embedded_form(

@@ -6,6 +6,7 @@ Every webhook with response 200 is in the topic, in the order of its Mac; others
 import base64
 import hashlib
 import hmac
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pipeline.state.fleet import Fleet as State
 from schemas.envelope import decode
 from schemas.topics import CHECKINS
 from tests.bench.outage import outage
-from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.brokers import KafkaCluster
 from tests.kafka.gateways import (
     WAIT_LIMIT_S,
     Fleet,
@@ -31,6 +32,7 @@ from tests.kafka.gateways import (
     records_of,
 )
 from tests.kafka.topics import make_topics
+from tests.waiting import wait_until
 
 HMAC_KEY = "the-key-of-nanomdm"
 SECRETS = {
@@ -63,6 +65,15 @@ def post(running: Server, path: str, body: bytes, **headers: str) -> httpx.Respo
     return httpx.post(
         f"{running.url}{path}", content=body, headers=headers, trust_env=False, timeout=60
     )
+
+
+def osquery_log(macs: int) -> bytes:
+    """Return a log of osquery with the version of so many Macs."""
+    macos = {"name": "macOS", "version": "26.1", "build": "25B78", "platform": "darwin"}
+    result = {"name": "os_version", "action": "snapshot", "unixTime": 1768910400}
+    udids = [f"5A0C7D9E-0000-4000-8000-{number:012}" for number in range(macs)]
+    lines = [result | {"hostIdentifier": udid, "snapshot": [macos]} for udid in udids]
+    return "\n".join(map(json.dumps, lines)).encode()
 
 
 def spools(running: Server, records: int) -> None:
@@ -191,9 +202,9 @@ def test_webhooks_beyond_the_limits_get_retry_after(broker: KafkaCluster, tmp_pa
         crowd = [*threads.map(lambda body: post(running, "/webhooks/nanomdm", body), bodies)]
         assert sorted(response.status_code for response in crowd) == [200, 429, 429]
         assert {response.headers.get("Retry-After") for response in crowd} == {None, "1"}
-        # Not a webhook of Jamf: the whole body is kept, as a dead letter.
-        large = b'{"x": "%s"}' % (b"x" * 60_000)
-        responses = [post(running, "/webhooks/jamf", large) for _ in range(16)]
+        # About 50 kB in the spool.
+        large = osquery_log(50)
+        responses = [post(running, "/webhooks/osquery", large) for _ in range(40)]
         statuses = [response.status_code for response in responses]
         assert statuses == sorted(statuses)
         assert set(statuses) == {200, 503}
@@ -202,7 +213,7 @@ def test_webhooks_beyond_the_limits_get_retry_after(broker: KafkaCluster, tmp_pa
         thaw(broker)
         running.settles()
         assert httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 200
-        assert post(running, "/webhooks/jamf", large).status_code == 200
+        assert post(running, "/webhooks/osquery", large).status_code == 200
         assert running.end() == 0
 
 

@@ -18,7 +18,8 @@ from pydantic import SecretStr
 
 from runtime.kafka import KafkaConnection, SaslMechanism, SecurityProtocol
 from tests.kafka import kafka_up
-from tests.kafka.brokers import ROOT, BrokerError, KafkaCluster, free_ports, wait_until
+from tests.kafka.brokers import ROOT, BrokerError, KafkaCluster, free_ports
+from tests.waiting import wait_until
 
 
 def create(connection: KafkaConnection, topic: str, replication: int) -> None:
@@ -51,7 +52,7 @@ def test_free_ports_are_below_the_ephemeral_ports() -> None:
 
 
 def test_wait_until_raises_after_its_timeout() -> None:
-    with pytest.raises(BrokerError, match="never came"):
+    with pytest.raises(TimeoutError, match="never came"):
         wait_until(lambda: False, 0, "never came")
 
 

@@ -11,8 +11,9 @@ from typer.testing import Result
 
 from pipeline.provisioning.plan import wanted_topics
 from schemas.topics import TOPICS, topic_settings
-from tests.kafka.brokers import ROOT, KafkaCluster, free_ports, wait_until
+from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 from tests.kafka.topics import run_topics
+from tests.waiting import wait_until
 
 CHECKINS = "drydock.checkins.v1"
 DEVICE = {

@@ -1,6 +1,7 @@
 """`drydock policy publish` on a real broker: an unchanged policy is not published again."""
 
 import json
+from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
@@ -8,7 +9,9 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.policy.file import policy_digest
+from pipeline.signing_keys import KeyStore
 from runtime.kafka import KafkaConnection
+from runtime.trusted_keys import Purpose
 from schemas.envelope import PolicyChangedEvent, decode
 from schemas.topics import CONTROL
 from tests.kafka.brokers import KafkaCluster
@@ -37,10 +40,12 @@ def published(kafka: KafkaCluster) -> list[tuple[str, str]]:
 
 @pytest.mark.usefixtures("leaky_clients")
 def test_policy_is_published_only_if_it_differs_from_the_one_in_force(
-    empty_kafka: KafkaCluster,
+    empty_kafka: KafkaCluster, tmp_path: Path
 ) -> None:
+    KeyStore(tmp_path).make(Purpose.CONTROL)
+
     def publish(by: str, text: str, *more: str) -> Result:
-        where = ("--bootstrap", empty_kafka.bootstrap, "--by", by)
+        where = ("--bootstrap", empty_kafka.bootstrap, "--by", by, "--keys", str(tmp_path))
         return CliRunner().invoke(app, ["policy", "publish", "-", *where, *more], input=text)
 
     early = publish("early", POLICY)

@@ -3,25 +3,27 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from unittest.mock import Mock
 
 import pytest
-from kafka import KafkaProducer  # type: ignore[import-untyped]
+from kafka import KafkaAdminClient, KafkaProducer  # type: ignore[import-untyped]
 
-from agents.job_consumer import GroupMember
+from agents.consumer_group import GroupMember
 from agents.mdm.queries import MacQueries, QueryOutcome, QuerySender
-from agents.query_reader import QueryReader
+from agents.query_reader import QueryReader, queries_group
 from pipeline.payload_signing import sign_query
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log
 from schemas.queries import MacQuery, QueryKind
 from schemas.topics import queries_topic
 from tests.factories.sites import JOBS_KEY, KEYS, STRANGER_KEY
-from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.brokers import KafkaCluster
 from tests.kafka.topics import make_topics
+from tests.waiting import wait_until
 
 LIMIT_S = 60.0
 BUDGET = {"main": 60_000}
@@ -88,6 +90,23 @@ def a_query(udid: str, site: str, *, expires_in: timedelta = timedelta(hours=1))
     )
 
 
+def has_waiting(agent: Agent) -> bool:
+    return agent.sender.first_offset() is not None
+
+
+def sent_by(agents: Iterable[Agent]) -> list[str]:
+    return [udid for agent in agents for udid in agent.sent]
+
+
+def has_sent(agents: Iterable[Agent], udid: str) -> bool:
+    return udid in sent_by(agents)
+
+
+def is_stable(admin: KafkaAdminClient, group: str, members: int) -> bool:
+    described = admin.describe_groups([group])[group]
+    return described["group_state"] == "Stable" and len(described["members"]) == members
+
+
 @pytest.fixture
 def publish(kafka: KafkaCluster) -> Iterator[Callable[..., None]]:
     producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
@@ -112,16 +131,36 @@ def test_one_agent_leads_and_another_one_continues_after_it(
     ):
         publish(site, a_query("M1", site))
         wait_until(lambda: first.sent + second.sent == ["M1"], LIMIT_S, "M1 is not queried")
-        leader, other = (first, second) if first.sent else (second, first)
         # What the leader has not sent when it ends is sent by the next one.
-        leader.may_send.clear()
+        for agent in (first, second):
+            agent.may_send.clear()
         publish(site, a_query("M2", site), a_query("M3", site))
-        wait_until(lambda: leader.sender.first_offset() is not None, LIMIT_S, "M2 does not wait")
+        wait_until(lambda: any(map(has_waiting, (first, second))), LIMIT_S, "M2 does not wait")
+        leader, other = (first, second) if has_waiting(first) else (second, first)
+        other.may_send.set()
         leader.reader.stop()
         leader.reader.join(LIMIT_S)
         wait_until(lambda: {"M2", "M3"} <= {*other.sent}, LIMIT_S, "nobody continues")
-        assert "M1" not in other.sent
+        assert (first.sent + second.sent).count("M1") == 1
         leader.may_send.set()
+
+
+def test_rebalance_does_not_repeat_what_was_sent(
+    kafka: KafkaCluster, publish: Callable[..., None]
+) -> None:
+    site = "rebalanced"
+    make_topics(kafka.bootstrap, site)
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    group = queries_group(site)
+    # Each agent joins before a timed commit covers what was sent.
+    with closing(admin), ExitStack() as stack:
+        agents: list[Agent] = []
+        for number in range(4):
+            agents.append(stack.enter_context(running(kafka.bootstrap, site)))
+            publish(site, a_query(f"M{number}", site))
+            wait_until(partial(is_stable, admin, group, len(agents)), LIMIT_S, "no member more")
+            wait_until(partial(has_sent, agents, f"M{number}"), LIMIT_S, "not queried")
+        assert sorted(sent_by(agents)) == ["M0", "M1", "M2", "M3"]
 
 
 def test_restarted_agent_does_not_repeat_what_was_sent(

@@ -147,6 +147,7 @@ class AgentSite:
         make_topics(kafka.bootstrap, name)
         store = KeyStore(folder / "keys")
         store.make(Purpose.JOBS)
+        store.make(Purpose.CONTROL)
         plan = FleetPlan(start=start, macs=tuple(specs), releases=RELEASES, lines={}, speed=SPEED)
         (folder / "fleet.json").write_bytes(TypeAdapter(FleetPlan).dump_json(plan))
         fleet_server = subprocess.Popen(

@@ -13,8 +13,8 @@ from tests.kafka.brokers import (
     KafkaCluster,
     free_ports,
     missing_parts,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 def start_cluster(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaCluster:

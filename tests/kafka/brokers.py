@@ -12,14 +12,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOG4J: Final = ROOT / "tools" / "kafka" / "log4j2.properties"
@@ -42,13 +43,14 @@ def missing_parts() -> str | None:
     """Return the missing part that a broker needs and how to get it; None if none is missing."""
     if shutil.which("java") is None:
         return "java (17 or newer) is missing: see `make tools`"
-    if not any(_libs().glob("kafka_*.jar")):
+    if not any(jars("kafka").glob("kafka_*.jar")):
         return "Kafka's jars are missing: `make tools` fetches them"
     return None
 
 
-def _libs() -> Path:
-    command = [str(ROOT / "tools" / "servers"), "path", "kafka"]
+def jars(name: str) -> Path:
+    """Return the folder of the jars that `tools/servers NAME` fetches; it may not exist."""
+    command = [str(ROOT / "tools" / "servers"), "path", name]
     folder = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
     return ROOT / folder / "libs"
 
@@ -71,15 +73,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Wait until the condition is True. Raises BrokerError with `what` after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise BrokerError(f"{what} within {timeout_s:.0f} s")
-        time.sleep(0.1)
 
 
 class KafkaCluster:
@@ -158,7 +151,7 @@ class KafkaCluster:
             os.kill(self._pids[each], signal.SIGTERM)
         try:
             wait_until(lambda: not any(map(self.is_running, running)), STOP_S, "did not stop")
-        except BrokerError:
+        except TimeoutError:
             for each in running:
                 self.kill(each)
         self._forget(running)
@@ -311,11 +304,14 @@ class KafkaCluster:
                     raise BrokerError(f"broker {node} ended while it started:\n{tail}")
             return all(_sees(self.address(node)) >= len(running) for node in running)
 
-        wait_until(ready, READY_S, f"the brokers at {self.bootstrap} did not become ready")
+        try:
+            wait_until(ready, READY_S, f"the brokers at {self.bootstrap} did not become ready")
+        except TimeoutError as error:
+            raise BrokerError(str(error)) from error
 
 
 def _java(*options: str) -> list[str]:
-    return ["java", *options, "-cp", f"{_libs()}/*"]
+    return ["java", *options, "-cp", f"{jars('kafka')}/*"]
 
 
 def _command_of(pid: int) -> str:

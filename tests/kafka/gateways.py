@@ -25,7 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runtime.kafka import KafkaConnection
 from schemas.topics import CHECKINS, Topic
-from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
+from tests.kafka.brokers import ROOT, KafkaCluster
+from tests.waiting import wait_until
 
 WAIT_LIMIT_S = 60.0
 STAMP_KEY = "the-stamp-key-of-the-tests"
@@ -278,4 +279,6 @@ def _records(kafka: KafkaCluster, topic: Topic) -> Iterator[tuple[str, bytes]]:
         ends = consumer.end_offsets(partitions)
         while any(consumer.position(partition) < ends[partition] for partition in partitions):
             for records in consumer.poll(timeout_ms=1000).values():
-                yield from ((record.key.decode(), record.value) for record in records)
+                yield from (
+                    (record.key.decode(errors="replace"), record.value) for record in records
+                )

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Self
 
 from agents.clock import ScaledClock
-from agents.job_consumer import GroupMember, JobConsumer
+from agents.consumer_group import GroupMember
+from agents.job_consumer import JobConsumer
 from agents.leases import LeaseManager
 from agents.mac import Ack, Mac, Observation
 from agents.metrics import AgentMetrics
-from agents.partition_runner import PartitionRunner, SiteContext
+from agents.partition_runner import PartitionRunner
 from agents.result_producer import ResultProducer
 from agents.simulated import MacSpec, SimulatedFleet
 from agents.site_access import SiteAccess
+from agents.site_context import SiteContext
 from agents.stalls import StallMonitor
 from runtime.clock_skew import ClockSkew
 from runtime.kafka import KafkaConnection

@@ -12,15 +12,22 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.metrics import Metrics
 from pipeline.processors.service import WorkerError, WorkerPlan, serve_until_signalled
+from pipeline.trust.stamps import Stamps
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import make_log
+from runtime.trusted_keys import KeyRing
+from schemas.signed_payloads import PublicKeys
 from tests.factories.sites import JOBS_KEY, KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Parameters of a worker. `clock` is a file with the time, `log` the file for its output."""
+    """Parameters of a worker. `clock` is a file with the time, `log` the file for its output.
+
+    With a `stamp_key` it uses only stamped records, and control events that CONTROL_KEY, or a
+    trusted key in the directory `control_keys`, signed.
+    """
 
     bootstrap: str
     data_dir: Path
@@ -30,6 +37,8 @@ class Given:
     log: Path
     refresh: timedelta
     stalled_after_s: float
+    stamp_key: str | None = None
+    control_keys: Path | None = None
 
 
 def run(given: Given) -> None:
@@ -55,8 +64,15 @@ def run(given: Given) -> None:
         stalled_after_s=given.stalled_after_s,
         sweep_every=timedelta(days=1000),
         clock=clock,
+        stamps=None if given.stamp_key is None else Stamps([given.stamp_key.encode()]),
+        control=None if given.stamp_key is None else _control_keys(given.control_keys),
     )
     try:
         asyncio.run(serve_until_signalled(plan, Metrics(CollectorRegistry()), make_log()))
     except WorkerError as error:
         sys.exit(str(error))
+
+
+def _control_keys(directory: Path | None) -> PublicKeys:
+    more = {} if directory is None else KeyRing.load(directory).control
+    return {**KEYS.control, **more}

@@ -26,6 +26,7 @@ from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[impor
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.processors.app import SUBSCRIBED
+from pipeline.processors.broadcast import BROADCAST_TOPICS
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
 from runtime.kafka import KafkaConnection
@@ -33,8 +34,6 @@ from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.topics import (
-    ADVISORIES,
-    CONTROL,
     DEAD_LETTERS,
     DECISIONS,
     DISPATCH_STATE,
@@ -146,6 +145,8 @@ class Workers:
     started: int = 0
     refresh: timedelta = timedelta(0)
     stalled_after_s: float = 60.0
+    stamp_key: str | None = None
+    control_keys: Path | None = None
 
     def __post_init__(self) -> None:
         self.set_clock(self.now)
@@ -189,6 +190,8 @@ class Workers:
             log=log,
             refresh=self.refresh,
             stalled_after_s=self.stalled_after_s,
+            stamp_key=self.stamp_key,
+            control_keys=self.control_keys,
         )
         process = _FORKS.Process(target=run, args=(given,), daemon=True)
         process.start()
@@ -204,6 +207,13 @@ class Workers:
             self.producer.send(topic_of(event), key=key_of(event).encode(), value=encode(event))
             for event in events
         ]
+        self.producer.flush()
+        for each in sent:
+            each.get(timeout=30)
+
+    def send_raw(self, topic: str, *values: bytes) -> None:
+        """Publish bytes as they are, without a key, and wait for the acknowledgements."""
+        sent = [self.producer.send(topic, value=value) for value in values]
         self.producer.flush()
         for each in sent:
             each.get(timeout=30)
@@ -267,7 +277,7 @@ class Workers:
 
     def broadcast_ends(self) -> dict[str, int]:
         """Return the end offset of each broadcast topic."""
-        ends = self.ends(self.partitions_of(ADVISORIES.name, CONTROL.name))
+        ends = self.ends(self.partitions_of(*(topic.name for topic in BROADCAST_TOPICS)))
         return {partition.topic: end for partition, end in ends.items()}
 
     def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:

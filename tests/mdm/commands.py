@@ -74,7 +74,7 @@ def device_information(mac: "ManagedMac") -> dict[str, Any]:
         "IsSupervised": spec.supervised,
         "AvailableDeviceCapacity": float(physics.free_disk_gb),
         "DeviceCapacity": 245.0,
-        "AwaitingConfiguration": mac.behavior.awaiting_configuration,
+        "AwaitingConfiguration": mac.awaiting_configuration,
         "PINRequiredForEraseDevice": mac.behavior.pin_required,
         "PINRequiredForDeviceLock": True,
         "MDMOptions": {},
@@ -199,6 +199,12 @@ def _erase_device(mac: "ManagedMac", command: Content) -> Response:
     return Response.acknowledged()
 
 
+def _device_configured(mac: "ManagedMac", _: Content) -> Response:
+    """Let the Mac leave Setup Assistant, of which it sends no message."""
+    mac.awaiting_configuration = False
+    return Response.acknowledged()
+
+
 def _restart_device(mac: "ManagedMac", command: Content) -> Response:
     """Restart the Mac; with NotifyUser only its user is asked, who ignores it."""
     if not command.get("NotifyUser", False):
@@ -220,5 +226,6 @@ _HANDLERS: Final[dict[str, Callable[["ManagedMac", Content], Response]]] = {
     "InstallProfile": _install_profile,
     "EraseDevice": _erase_device,
     "RestartDevice": _restart_device,
+    "DeviceConfigured": _device_configured,
     "DeclarativeManagement": _declarative_management,
 }

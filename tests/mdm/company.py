@@ -18,6 +18,7 @@ from tests.mdm.mac import Behavior
 
 POLICY: Final = """\
 version: 1
+blast_radius: {jobs_per_hour: null, confirmed_only: false}
 sites:
   london: {time_zone: Europe/London, max_jobs: 100, match: {hostnames: ["ldn-*"]}}
   tokyo: {time_zone: Asia/Tokyo, max_jobs: 100, match: {hostnames: ["tyo-*"]}}
@@ -29,6 +30,7 @@ methods:
   update: [ddm, mdm_command]
   upgrade: [ddm]
   reinstall: [erase_device]
+  reenroll: [install_profile]
 upgrades: {out_of_support: false}
 follow_up: {activations: [], compliant: false}
 """
@@ -52,12 +54,13 @@ JULY_2026: Final = {
     "14": Line(("14.8.7", "23J520"), ("14.8.8", "23J620")),
     "13": Line(("13.7.7", "22H722"), ("13.7.8", "22H730")),
 }
-_STAYING: Final = frozenset({"gone", "idle", "dead", "current", "loan", "too new"})
+_STAYING: Final = frozenset({"gone", "idle", "dead", "current", "renews", "loan", "too new"})
 # The reasons of the last decision by kind.
 REASONS: Final[Mapping[str, frozenset[str]]] = {
     # `exempt`: the policy does not upgrade lines that Apple no longer patches.
     **dict.fromkeys(
-        ("healthy", "declines", "away", "current", "loan"), frozenset({"compliant", "exempt"})
+        ("healthy", "declines", "away", "current", "renews", "loan"),
+        frozenset({"compliant", "exempt"}),
     ),
     **dict.fromkeys(("gone", "idle", "dead"), frozenset({"job_open"})),
     "too new": frozenset({"no_advisory"}),
@@ -88,7 +91,8 @@ class Employee:
 def company_groups(trouble_at: datetime) -> list[Group]:
     """Return the groups of the 50 Macs; the last one is a loan unit.
 
-    At `trouble_at` some go offline, and one enrollment dies.
+    The MDM identity of the one that `renews` is about to expire. At `trouble_at` some go offline,
+    and one enrollment dies.
     """
     away = Faults(offline=(Period(trouble_at, trouble_at + timedelta(hours=3)),))
     gone = Faults(offline=(Period(trouble_at, trouble_at + timedelta(days=3650)),))
@@ -108,7 +112,8 @@ def company_groups(trouble_at: datetime) -> list[Group]:
         Group("idle", "13", 1, ignoring),
         Group("dead", "26", 1, behavior=Behavior(dies_at=trouble_at)),
         Group("current", "26", 3),
-        Group("current", "15", 3),
+        Group("current", "15", 2),
+        Group("renews", "15", 1),
         Group("too new", "27", 1),
         Group("loan", "26", 1),
     ]
@@ -131,7 +136,7 @@ def employees(groups: Iterable[Group], lines: Mapping[str, Line]) -> list[Employ
 
 def _employee(number: int, group: Group, line: Line) -> Employee:
     site = "london" if number % 2 else "tokyo"
-    version, build = line.after if group.kind in {"current", "loan"} else line.before
+    version, build = line.after if group.kind in {"current", "renews", "loan"} else line.before
     spec = MacSpec(
         udid=f"5A0C7D9E-0000-4000-8000-{number:012}",
         serial=f"C02MDM{number:06}",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import plistlib
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -20,20 +21,24 @@ from pipeline.signing_keys import KeyStore
 from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import Purpose
 from schemas.decisions import Decision
-from schemas.envelope import AdvisoryEvent, CloudEvent, encode
+from schemas.envelope import AdvisoryEvent, CloudEvent, InventoryEvent, encode
 from schemas.topics import CONTROL
 from tests.chaos.programs import DRYDOCK, STAMPS_ENV, Fleet, Kind, Program
 from tests.drydock_process import running
 from tests.fleet_demo.reading import Reading
-from tests.kafka.brokers import KafkaCluster, free_ports, wait_until
+from tests.kafka.brokers import KafkaCluster, free_ports
 from tests.mdm.company import POLICY, SITES
 from tests.mdm.servers import HMAC_KEY, KMFDDM_KEY, NANOMDM_KEY, Ports
+from tests.waiting import wait_until
 
 _READY_S = 90.0
+# In the enrollment profile, which only the agent may read.
+CHALLENGE = "the-challenge-of-the-enrollment"
 # Secrets of the senders, as settings of Drydock.
 SENDERS = {
     "DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY,
     "DRYDOCK_EVENTS_SECRET": "the-secret-of-events",
+    "DRYDOCK_ADMIN_SECRET": "the-secret-of-admin",
     "DRYDOCK_SOFA_SECRET": "the-secret-of-sofa",
 }
 
@@ -76,16 +81,27 @@ def write_config(folder: Path, ports: Ports, destructive: tuple[str, ...] = ()) 
     for name, key in (("nanomdm", NANOMDM_KEY), ("kmfddm", KMFDDM_KEY)):
         (folder / f"{name}.key").write_text(key)
         (folder / f"{name}.key").chmod(0o600)
+    profile = folder / "enroll.mobileconfig"
+    profile.write_bytes(
+        plistlib.dumps(
+            {
+                "PayloadType": "Configuration",
+                "PayloadContent": [{"PayloadType": "com.apple.mdm", "Challenge": CHALLENGE}],
+            }
+        )
+    )
+    profile.chmod(0o600)
     server = {
         "name": "nanomdm",
         "kind": "nanomdm",
         "url": ports.nanomdm_url,
         "login": f"file:{folder / 'nanomdm.key'}",
         "ddm": {"url": ports.kmfddm_url, "login": f"file:{folder / 'kmfddm.key'}"},
+        "enrollment_profile": str(profile),
         "max_requests_per_s": 500,
     }
     site = {
-        "methods": ["ddm", "mdm_command", "erase_device"],
+        "methods": ["ddm", "mdm_command", "erase_device", "install_profile"],
         "mdm_servers": [server],
         "allow_destructive": list(destructive),
     }
@@ -112,6 +128,7 @@ class Embedded:
         policy.write_text(POLICY)
         data_dir = folder / "data"
         options = ("--policy", str(policy), "--config", str(config))
+        _drydock("keys", "make", "--dir", str(data_dir / "keys"), "--purpose", "all")
         with (
             running(data_dir, *options, env=SENDERS) as service,
             httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http,
@@ -168,9 +185,9 @@ class OnKafka:
         sizes = ("--partitions", "2", "--replication", "1", "--timeout", "60")
         _drydock("topics", "apply", "--sites", ",".join(SITES), *sizes, *at)
         keys = folder / "keys"
-        _drydock("keys", "make", "--dir", str(keys))
+        _drydock("keys", "make", "--dir", str(keys), "--purpose", "all")
         (folder / "policy.yaml").write_text(POLICY)
-        _drydock("policy", "publish", str(folder / "policy.yaml"), *at)
+        _drydock("policy", "publish", str(folder / "policy.yaml"), "--keys", str(keys), *at)
         names = ("gateway", "worker", *SITES)
         listeners = {
             name: f"127.0.0.1:{port}"
@@ -188,7 +205,7 @@ class OnKafka:
         agent = ("--config", str(config), "--session-s", "6", *signing)
         fleet = Fleet(
             (
-                program(Kind.GATEWAY, "gateway", **SENDERS),
+                program(Kind.GATEWAY, "gateway", *signing, **SENDERS),
                 program(Kind.WORKER, "worker", *signing),
                 *(program(Kind.AGENT, site, "--site", site, *agent) for site in SITES),
             )
@@ -253,8 +270,12 @@ def _secret(sender: str) -> dict[str, str]:
 
 
 def _post_event(http: httpx.Client, url: str, event: CloudEvent) -> None:
-    """Post a release with the secret of its feed, another event with that of events."""
-    headers = _secret("SOFA" if isinstance(event, AdvisoryEvent) else "EVENTS")
+    """Post a release with the secret of its feed, another event with that of its source."""
+    if isinstance(event, AdvisoryEvent):
+        headers = _secret("SOFA")
+    else:
+        is_admin = isinstance(event, InventoryEvent) and event.data.source == "admin"
+        headers = _secret("ADMIN" if is_admin else "EVENTS")
     http.post(f"{url}/v1/events", content=encode(event), headers=headers).raise_for_status()
 
 

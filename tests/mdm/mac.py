@@ -131,6 +131,7 @@ class ManagedMac:
         self.push_magic = ""
         self.enforced: tuple[str, Job] | None = None  # the declaration that is carried out
         self.must_fetch_declarations = False
+        self.awaiting_configuration = behavior.awaiting_configuration
         self.must_poll = False  # its next connection asks for commands
         self.declarations = Declarations(self._supported_configurations)
         self._client: MdmClient | None = None
@@ -343,7 +344,7 @@ class ManagedMac:
             "TokenUpdate",
             Token=self.token,
             PushMagic=self.push_magic,
-            AwaitingConfiguration=self.behavior.awaiting_configuration,
+            AwaitingConfiguration=self.awaiting_configuration,
             NotOnConsole=False,
         )
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from tests.kafka.brokers import ROOT, wait_until
+from tests.kafka.brokers import ROOT
+from tests.waiting import wait_until
 
 READY_S = 30.0
 STOP_S = 20.0

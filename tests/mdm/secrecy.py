@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from tests.mdm.drydock import SENDERS
+from tests.mdm.drydock import CHALLENGE, SENDERS
 from tests.mdm.servers import KMFDDM_KEY, NANOMDM_KEY
 
-_PRIVATE = frozenset({".pem", ".key", ".token"})
+_PRIVATE = frozenset({".pem", ".key", ".token", ".mobileconfig"})
 
 
 def secrets_of(folder: Path) -> dict[str, bytes]:
@@ -14,6 +14,7 @@ def secrets_of(folder: Path) -> dict[str, bytes]:
     found = {
         "NanoMDM's API key": NANOMDM_KEY.encode(),
         "KMFDDM's API key": KMFDDM_KEY.encode(),
+        "challenge of the enrollment": CHALLENGE.encode(),
         **{name: secret.encode() for name, secret in SENDERS.items()},
     }
     for path in sorted(folder.rglob("*")):

@@ -7,7 +7,7 @@ loses and repeats commands, and the fleet on Kafka with NanoMDM on PostgreSQL.
 import time
 from collections import Counter
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -39,17 +39,16 @@ def the_company(drydock: Drydock, servers: MdmServers, feed: bytes) -> AbstractC
     return Run.of(drydock, servers, macs, releases_of(events), clock)
 
 
-def returned(loan: Employee) -> InventoryEvent:
-    """Return an administrator's report that a loan unit was returned now."""
-    spec, now = loan.spec, datetime.now(UTC)
+def stated(one: Employee, name: str, at: datetime) -> InventoryEvent:
+    """Return an administrator's statement of a time about this Mac."""
+    spec = one.spec
+    fact = {name: at}
     return InventoryEvent(
-        id=event_id("returned", spec.udid),
-        source="/example/loans",
+        id=event_id(name, spec.udid),
+        source="/example/statements",
         subject=spec.udid,
-        time=now,
-        data=InventoryReported(
-            source="other", udid=spec.udid, serial=spec.serial, loan_returned_at=now
-        ),
+        time=datetime.now(UTC),
+        data=InventoryReported(source="admin", udid=spec.udid, serial=spec.serial, **fact),
     )
 
 
@@ -60,7 +59,10 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
     at.clock.skip(TROUBLE_AFTER)
     at.drydock.read_feed(after)
     [loan] = at.of_kind("loan")
-    at.drydock.accept(returned(loan))
+    at.drydock.accept(stated(loan, "loan_returned_at", datetime.now(UTC)))
+    [renewing] = at.of_kind("renews")
+    ends_at = datetime.now(UTC) + timedelta(days=3)
+    at.drydock.accept(stated(renewing, "identity_expires_at", ends_at))
     at.eventually(lambda: at.reason_of(loan) == "awaiting_approval", "it awaits an approval")
     # Between two boots of a Mac there is a minute, or an executor takes them for one.
     at.eventually(lambda: time.monotonic() > at.started_s + 62, "a minute has passed")
@@ -70,6 +72,8 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
     commanded = [one for one in at.of_kind("healthy", "declines") if one.ends_at.major == 13]
     at.eventually(lambda: all(map(at.is_patched, commanded)), "the Macs on 13 are patched")
     at.eventually(lambda: at.has_acted(loan), "the loan unit is erased and has enrolled again")
+    renewed = at.fleet.macs[renewing.spec.udid]
+    at.eventually(lambda: renewed.enrollments == 2, "the Mac has a new MDM identity")
     at.ask([loan, *commanded])
     at.eventually(lambda: not at.unexpected(), "all Macs are as the policy wants")
     at.eventually(lambda: not at.declared(), "the declarations of ended jobs are withdrawn")
@@ -89,6 +93,8 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
             assert len(uuids) <= 1, one
         erasures = [each for each in final if each.request_type == "EraseDevice"]
         assert len(erasures) == (one.kind == "loan"), one
+        profiles = [each for each in final if each.request_type == "InstallProfile"]
+        assert len(profiles) == (one.kind == "renews"), one
         if "pgsql" in at.servers.nanomdm.program.command:
             assert max(Counter(each.uuid for each in final).values(), default=0) <= 1, one
 

@@ -15,13 +15,13 @@ import pytest
 from agents.simulated.spec import ALWAYS, Faults, Period, SimulatedRelease
 from schemas.macos import parse_build, parse_os_version
 from tests.factories.sites import a_spec
-from tests.kafka.brokers import wait_until
 from tests.mdm.commands import Response
 from tests.mdm.declarations import ACTIVATION, ENFORCEMENT, SUBSCRIPTIONS
 from tests.mdm.fleet import ManualClock, MdmFleet
 from tests.mdm.mac import Behavior, ManagedMac
 from tests.mdm.servers import MdmServers
 from tests.mdm.webhooks import Webhooks, payload
+from tests.waiting import wait_until
 
 START = datetime(2026, 11, 30, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -16,11 +16,12 @@ from pipeline.ingest import nanomdm
 from pipeline.ingest.redaction import Redactor
 from schemas.queries import MacQuery, QueryKind
 from tests.factories.sites import SITE, START, a_spec
-from tests.kafka.brokers import wait_until
 from tests.mdm.fleet import ManualClock, MdmFleet
+from tests.mdm.mac import Behavior
 from tests.mdm.servers import MdmServers
 from tests.mdm.test_server_contract import adapter
 from tests.mdm.webhooks import Webhooks
+from tests.waiting import wait_until
 
 MACS = 10
 REDACTOR = Redactor(b"a key of the tests only")
@@ -30,9 +31,13 @@ KINDS = {QueryKind.DEVICE_INFORMATION: "DeviceInformation", QueryKind.SECURITY_I
 class QueriedFleet:
     """Macs at the servers, and the store that gets their webhooks."""
 
-    def __init__(self, servers: MdmServers, webhooks: Webhooks) -> None:
+    def __init__(
+        self, servers: MdmServers, webhooks: Webhooks, behavior: Behavior | None = None
+    ) -> None:
         self.udids = [str(uuid.uuid4()).upper() for _ in range(MACS)]
-        self.fleet = MdmFleet(servers, [a_spec(udid) for udid in self.udids], ManualClock(START))
+        behaviors = dict.fromkeys(self.udids, behavior or Behavior())
+        specs = [a_spec(udid) for udid in self.udids]
+        self.fleet = MdmFleet(servers, specs, ManualClock(START), behaviors=behaviors)
         self.answers = AnswerStore(":memory:")
         self._server = adapter(servers.nanomdm.url, servers.kmfddm.url)
         self._webhooks, self._read = webhooks, 0
@@ -60,10 +65,14 @@ class QueriedFleet:
             assert not found.dead_letters
             self.answers.add_events(found.events, _now())
 
-    def send(self, known_us: int) -> list[QueryOutcome]:
-        """Ask for both kinds at every Mac."""
-        macs = MdmMacs({"mdm": self._server}, self.answers, zone=UTC, now=_now)
-        queries = MacQueries(macs, self.answers, _now)
+    def send(self, known_us: int, later: timedelta = timedelta()) -> list[QueryOutcome]:
+        """Ask for both kinds at every Mac, `later` than now."""
+
+        def now() -> datetime:
+            return _now() + later
+
+        macs = MdmMacs({"mdm": self._server}, self.answers, zone=UTC, now=now)
+        queries = MacQueries(macs, self.answers, now)
         return [
             queries.send(
                 MacQuery(
@@ -95,6 +104,11 @@ class QueriedFleet:
             for udid in self.udids
             for name in names
         )
+
+    def flags(self, name: Name) -> set[bool | None]:
+        """Return the values that this fact has at the Macs."""
+        self.read()
+        return {self.answers.facts(udid).flag(name) for udid in self.udids}
 
 
 def _now() -> datetime:
@@ -134,3 +148,25 @@ def test_agent_with_an_empty_store_queues_no_second_command(fleet: QueriedFleet)
     assert sorted(fleet.received()) == sorted(
         (udid, name) for udid in fleet.udids for name in KINDS.values()
     )
+
+
+def test_end_of_setup_assistant_is_known_by_the_answer_to_a_query(
+    site: MdmServers, webhooks: Webhooks
+) -> None:
+    waiting = Behavior(awaiting_configuration=True)
+    with closing(QueriedFleet(site, webhooks, waiting)) as fleet:
+        fleet.fleet.enroll()
+        wait_until(lambda: fleet.knows(Name.ENROLLED), 30, "the enrollments did not arrive")
+        assert fleet.flags(Name.AWAITING_CONFIGURATION) == {True}
+        assert set(fleet.send(0)) == {QueryOutcome.HELD}
+        for udid in fleet.udids:  # an administrator lets the Macs go on
+            site.nanomdm.enqueue(udid, str(uuid.uuid4()), "DeviceConfigured", push=True)
+        fleet.fleet.settle()
+        fleet.read()
+        assert set(fleet.send(1, later=timedelta(hours=25))) == {QueryOutcome.SENT}
+        fleet.fleet.settle()
+        wait_until(
+            lambda: fleet.flags(Name.AWAITING_CONFIGURATION) == {False},
+            30,
+            "the answers did not arrive",
+        )

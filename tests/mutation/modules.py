@@ -23,6 +23,7 @@ _TRUST: Final = ("tests/unit/trust",)
 
 MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/decide/gates.py": _DECIDE,
+    "pipeline/decide/candidate.py": _DECIDE,
     "pipeline/decide/needs/enrollment.py": _DECIDE,
     "pipeline/decide/needs/reinstall.py": _DECIDE,
     "pipeline/decide/needs/reinstall_history.py": _DECIDE,
@@ -40,10 +41,13 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/reconcile/reconciler.py": _RECONCILE,
     "pipeline/reconcile/site_capacity.py": _RECONCILE,
     "pipeline/state/jobs.py": _STATE,
+    "pipeline/state/job_ends.py": _STATE,
     "pipeline/state/device_folds.py": _STATE,
     "pipeline/state/advisories.py": _STATE,
+    "pipeline/state/statements.py": _STATE,
     "agents/first_order.py": _AGENTS,
     "agents/lifecycle.py": _AGENTS,
+    "agents/watching.py": _AGENTS,
     "agents/verification.py": _AGENTS,
     "agents/destructive_lock.py": ("tests/unit/agents/test_destructive_lock.py",),
     "agents/mdm/delivery.py": ("tests/unit/agents/mdm",),

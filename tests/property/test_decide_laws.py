@@ -69,7 +69,7 @@ REASON_OF_GATE: dict[str, set[str]] = {
     "job_open": {Reason.JOB_OPEN},
     "attempts": {Reason.RETRIES_EXHAUSTED},
     "cool_down": {Reason.COOLING_DOWN},
-    "sure": {Reason.AWAITING_CONTACT, Reason.NEEDS_PERSON},
+    "sure": {Reason.AWAITING_CONTACT, Reason.NEEDS_PERSON, Reason.UNCORROBORATED},
     "deferral": {Reason.DEFERRED},
     "method": {
         Reason.NO_METHOD,
@@ -85,7 +85,7 @@ REASON_OF_GATE: dict[str, set[str]] = {
     "power": {Reason.LOW_POWER},
     "approval": {Reason.AWAITING_APPROVAL},
     "window": {Reason.OUTSIDE_WINDOW},
-    "site_slots": {Reason.SITE_FULL},
+    "site_slots": {Reason.SITE_FULL, Reason.HOURLY_LIMIT, Reason.NOT_CONFIRMED},
     "follow_up": {Reason.AWAITING_FOLLOW_UP},
 }
 
@@ -147,7 +147,7 @@ LAWS = (
 )
 
 
-@settings(max_examples=4 * settings.get_profile("default").max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(situations())
 def test_every_situation_gets_one_lawful_decision(s: Situation) -> None:
     decision = decide(s)

@@ -154,6 +154,8 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def submit_again(self, data: st.DataObject) -> None:
         job = self.jobs[data.draw(st.sampled_from(sorted(self.jobs)))]
+        # A forged record of the job's id does not prevent the true one.
+        self.forged.discard(job.job_id)
         self.survive("submit", signed_job(job), self.now)
 
     @precondition(lambda self: self.jobs)
@@ -229,7 +231,14 @@ class ExecutorMachine(RuleBasedStateMachine):
         A job that was withheld before a newer one for the same intent stays withheld.
         """
         results = [self.results[seq].result for seq in sorted(self.results)]
-        outcomes = [each.outcome.value for each in results if each.job_id == job_id]
+        of_job = [each for each in results if each.job_id == job_id]
+        outcomes = [each.outcome.value for each in of_job if each.order_sha256 is None]
+        unproven = {each.outcome.value for each in of_job if each.order_sha256 is not None}
+        assert unproven <= {"refused"}
+        if job_id in self.forged:
+            assert unproven
+            assert set(outcomes) <= {"superseded"}
+            return
         acted = any(act[2] == job_id for act in self.fleet.acted)
         if outcomes[-1] == "withheld":
             assert not acted

@@ -11,15 +11,10 @@ from typing import Any, get_args
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from pipeline.decide.candidate import Candidate, make_candidate
 from pipeline.decide.exposure import exposure
-from pipeline.decide.gates import (
-    FOLLOW_UP_READS,
-    GATES,
-    Candidate,
-    Field,
-    GateResult,
-    make_candidate,
-)
+from pipeline.decide.gate_reads import FOLLOW_UP_READS, Field
+from pipeline.decide.gates import GATES, GateResult
 from pipeline.decide.methods import choose_method
 from pipeline.decide.needs.enrollment import _mdm_grace_ends_us
 from pipeline.decide.needs.order import needs

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pipeline.decide.recomputation import recompute
 from pipeline.reconcile.reconciler import Reconciler
+from pipeline.state.jobs import open_job
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, JobSupersededEvent, decode, encode
 from schemas.jobs import Action, Job
@@ -123,12 +124,17 @@ class FleetMachine(RuleBasedStateMachine):
     def advise(self, event: Event) -> None:
         self.give(event)
 
-    @rule(text=policy_texts(), halt=st.booleans(), clear=st.booleans())
-    def govern(self, text: str, halt: bool, clear: bool) -> None:
+    @rule(
+        text=policy_texts(),
+        halt=st.booleans(),
+        clear=st.booleans(),
+        action=st.sampled_from([None, "update", "reinstall", "reenroll"]),
+    )
+    def govern(self, text: str, halt: bool, clear: bool, action: str | None) -> None:
         if halt:
-            self.give(make.halted(self.now, site="london"))
+            self.give(make.halted(self.now, site="london", action=action))
         elif clear:
-            self.give(make.halt_cleared(self.now, site="london"))
+            self.give(make.halt_cleared(self.now, site="london", action=action))
         else:
             self.give(make.policy_changed(text, self.now))
 
@@ -204,6 +210,8 @@ class FleetMachine(RuleBasedStateMachine):
         other.recount_jobs()
         assert counted == {key: n for key, n in other.open_jobs.items() if n}
         assert expected == {key: n for key, n in other.capacity.site_jobs.items() if n}
+        for udid, history in self.reconciler.fleet.job_histories.items():
+            assert self.reconciler.capacity.open_job_of(udid) == open_job(history)
 
     @invariant()
     def exposure_is_counted(self) -> None:
@@ -218,6 +226,6 @@ class FleetMachine(RuleBasedStateMachine):
 
 
 FleetMachine.TestCase.settings = settings(
-    max_examples=settings.get_profile("default").max_examples, stateful_step_count=30
+    max_examples=settings().max_examples, stateful_step_count=30
 )
 TestReconciler = FleetMachine.TestCase

@@ -32,6 +32,7 @@ CVES = st.lists(st.sampled_from([f"CVE-2025-200{n}" for n in range(4)]), unique=
 SEVERITIES = st.sampled_from(["low", "high", "critical", None])
 SERIALS = st.sampled_from(["SNLON-1", "SHARED", "UNSEEN"])
 SITES = st.sampled_from(["london", "tokyo"])
+ACTIONS = st.sampled_from([None, "update", "upgrade", "reenroll"])
 NOTHING: st.SearchStrategy[dict[str, Any]] = st.just({})
 
 
@@ -55,7 +56,10 @@ HAPPENINGS = st.one_of(
     happening("raise_severity", VERSIONS, fields=st.fixed_dictionaries({"exploited_cves": CVES})),
     happening("wait", fields=st.fixed_dictionaries({"hours": st.integers(1, 30)})),
     happening("result", UDIDS, OUTCOMES),
-    happening("halt", fields=st.fixed_dictionaries({"clear": st.booleans(), "site": SITES})),
+    happening(
+        "halt",
+        fields=st.fixed_dictionaries({"clear": st.booleans(), "site": SITES, "action": ACTIONS}),
+    ),
     happening("policy", st.sampled_from(POLICIES)),
 )
 

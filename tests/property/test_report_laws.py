@@ -31,7 +31,8 @@ def reconciler_for(s: Situation) -> Reconciler:
     if s.job_history:
         fleet.job_histories[s.device.udid] = s.job_history
     for halt in s.halts:
-        scope = {"site": halt.scope.site, "advisory": halt.scope.advisory_id}
+        drawn = halt.scope
+        scope = {"site": drawn.site, "action": drawn.action, "advisory": drawn.advisory_id}
         fleet.apply(make.halted(make.NOW, **scope, until=halt.until))
     for granted in s.approvals:
         given = granted.approval
@@ -63,7 +64,7 @@ def enrollment_need(s: Situation) -> tuple[Reason, int | None] | None:
     return None if need is None else (need.reason, need.not_before_us)
 
 
-@settings(max_examples=4 * settings.get_profile("default").max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(situations() | situations(worn=True), st.data())
 def test_decision_after_a_report_is_the_one_that_the_rules_give(
     s: Situation, data: st.DataObject
@@ -118,3 +119,17 @@ def test_mdm_poll_opens_the_method_gate_although_the_first_method_stays_blocked(
     reconciler = reconciler_for(s)
     values(accept(reconciler, make.polled(s.device.udid, s.now), s.now))
     assert [entry.method for entry in reconciler.fleet.job_histories[s.device.udid]] == ["ddm"]
+
+
+def test_contact_through_mdm_that_ends_an_enrollment_is_decided_at_once() -> None:
+    """Its TokenUpdate was lost, and the decision waited for the time at which that is a fault."""
+    s = make.situation(make.mac("26.2"))
+    udid, reconciler = s.device.udid, reconciler_for(s)
+    begun = s.now - make.HOUR  # as old as the Mac's newest fields
+    values(accept(reconciler, make.enrolled(udid, begun)[0], s.now))
+    waiting = decide(reconciler.situation(udid, s.now))
+    assert waiting.next_eligible_at == begun + 4 * make.HOUR
+    values(accept(reconciler, make.polled(udid, s.now), s.now))
+    fresh = decide(reconciler.situation(udid, s.now))
+    assert fresh.next_eligible_at is None
+    assert is_remembered(reconciler, fresh)

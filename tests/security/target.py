@@ -14,7 +14,9 @@ from schemas.ids import event_id
 from tests.drydock_process import Running, running
 from tests.embedded_world import POLICY
 
-SECRETS = {kind: f"the-secret-of-{kind}" for kind in ("events", "sofa", "nanomdm", "osquery")}
+SECRETS = {
+    kind: f"the-secret-of-{kind}" for kind in ("events", "sofa", "nanomdm", "osquery", "admin")
+}
 ENV = {f"DRYDOCK_{kind.upper()}_SECRET": secret for kind, secret in SECRETS.items()}
 # A Mac that lacks 26.2.
 REPORT: dict[str, Any] = {"source": "osquery", "os_version": "26.1", "build": "25B78"}
@@ -116,10 +118,12 @@ class Target:
 
 
 @contextmanager
-def target(folder: Path, *options: str, secrets: bool = True) -> Iterator[Target]:
+def target(
+    folder: Path, *options: str, secrets: bool = True, policy_text: str = POLICY
+) -> Iterator[Target]:
     """Run a service in a folder within the block, with or without the secrets of senders."""
     policy = folder / "policy.yaml"
-    policy.write_text(POLICY)
+    policy.write_text(policy_text)
     data_dir = folder / "data"
     env = ENV if secrets else {}
     with (

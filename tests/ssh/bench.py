@@ -3,13 +3,16 @@
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from agents.installers.source import InstallerSource
 from agents.mac import Observation, UnreachableError
 from agents.ssh.connection import Login, SshConnection, Timeouts
+from agents.ssh.images import Image
 from agents.ssh.mac import SshMacs, VolumeOwner
 from agents.ssh.shell import MacPaths
 from schemas.jobs import Job, Target
@@ -41,7 +44,9 @@ restart_into 26.7 25G229
 """
 _FAKE_TOOLS: Final = Path(__file__).parent / "fake_tools"
 _FACTS: Final = ("sw_vers", "ioreg", "sysctl", "df", "pmset", "stat", "diskutil", "dscl", "ps")
-_ACTIONS: Final = ("profiles", "osascript", "sudo", "sync")
+_ACTIONS: Final = ("profiles", "osascript", "sudo", "sync", "sleep", "tmutil", "plutil")
+_IMAGING: Final = ("asr", "bless", "shutdown", "system_profiler")
+_INSTALLING: Final = ("hdiutil", "PlistBuddy", "pkgutil", "installer")
 _OWNER_UID: Final = "11111111-2222-3333-4444-555555555555"
 
 
@@ -57,10 +62,17 @@ class MacBench:
 
     def __post_init__(self) -> None:
         programs = self.folder / "bin"
+        if programs.exists():  # another process of the test has made the Mac
+            return
         programs.mkdir(parents=True)
+        self.applications.mkdir()
         for name in (*_FACTS, *_ACTIONS):
             shutil.copy(_FAKE_TOOLS / "fact", programs / name)
-        for name in ("launchctl", "softwareupdate"):
+        for name in _INSTALLING:
+            shutil.copy(_FAKE_TOOLS / "install_tools", programs / name)
+        for name in _IMAGING:
+            shutil.copy(_FAKE_TOOLS / "image_tools", programs / name)
+        for name in ("launchctl", "softwareupdate", "startosinstall"):
             shutil.copy(_FAKE_TOOLS / name, programs / name)
         self.set(
             serial=SERIAL,
@@ -97,7 +109,14 @@ class MacBench:
             root_command=self.root_command,
             commands=f"{self.folder / 'bin'}:/usr/bin:/bin:/usr/sbin:/sbin",
             tasks=str(self.tasks),
+            installers=str(self.folder / "Drydock installers"),
+            applications=str(self.applications),
         )
+
+    @property
+    def applications(self) -> Path:
+        """The folder of applications on the Mac."""
+        return self.folder / "Applications"
 
     @property
     def tasks(self) -> Path:
@@ -122,14 +141,19 @@ class MacBench:
         return SshConnection("127.0.0.1", port, whole, self.timeouts)
 
     def macs(
-        self, password: str | None = PASSWORD, notice_s: int = 0, silence_s: int = 60
+        self,
+        password: str | None = PASSWORD,
+        silence_s: int = 60,
+        installers: InstallerSource | None = None,
+        images: Sequence[Image] = (),
     ) -> SshMacs:
         """Return the executor's form of this Mac. `password` None: none can be read."""
         return SshMacs(
             lambda _: self.connection(),
             now=lambda: datetime.now(UTC),
             volume_owner=VolumeOwner("itadmin", lambda: password),
-            notice_s=notice_s,
+            installers=installers,
+            images=lambda: images,
             silence_s=silence_s,
             paths=self.paths,
         )

@@ -7,8 +7,9 @@ import pytest
 from agents.mac import UnreachableError
 from agents.ssh.connection import NotConnectedError, SshConnection, Timeouts
 from schemas.results import ErrorCode
-from tests.kafka.brokers import free_ports, wait_until
+from tests.kafka.brokers import free_ports
 from tests.ssh.bench import MacBench, processes_of
+from tests.waiting import wait_until
 
 
 def test_command_gives_both_streams_and_its_status(bench: MacBench) -> None:

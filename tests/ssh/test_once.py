@@ -1,59 +1,36 @@
-"""One update at a real OpenSSH server runs once: kill -9 of the executor, and cut connections."""
+"""An installation at a real OpenSSH server runs once: kill -9 of executors, cut connections."""
 
-import time
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from agents.executor import Executor
-from agents.journal import Journal
-from agents.site_access import SiteAccess
+from schemas.jobs import Job
 from schemas.results import JobResult, Outcome
-from tests.crash_points import Crash, CrashPoint, WatchedMac
-from tests.factories.sites import KEYS, SITE, START, signed_job
 from tests.ssh.bench import PASSWORD, UPDATE, MacBench
 from tests.ssh.cut_proxy import cut_proxy
+from tests.ssh.executor_program import (
+    RUNS_UNTIL_SEEN,
+    Plan,
+    is_installing,
+    life,
+    time_of_death,
+)
+from tests.ssh.ssh_site import SshSite
 from tests.ssh.sshd import Sshd
+from tests.ssh.test_installs import FETCHES, INSTALLS, UPGRADE
 
-# More than the moments of one update, and more than the pieces of the connections of one.
-_MANY_MOMENTS = range(1, 40)
-_LIMIT = timedelta(days=3)
-
-
-@dataclass
-class SshSite:
-    """One life of an executor whose only Mac is `bench`; the next life has the same folder."""
-
-    bench: MacBench
-    folder: Path
-    moment: Callable[[str], None]
-    now: datetime = START
-    results: list[JobResult] = field(default_factory=list)
-
-    def run(self) -> JobResult:
-        """Run the update to its end and return its last result; the clock jumps over waits."""
-        macs = self.bench.macs()
-        access = SiteAccess(
-            lambda job: WatchedMac(macs.mac_for(job), self.moment), refusal=lambda _: None
-        )
-        with closing(Journal(self.folder / "journal.sqlite", self.moment)) as journal:
-            executor = Executor(SITE, journal, KEYS, access)
-            executor.set_halts(())
-            executor.submit(signed_job(UPDATE), self.now)
-            while (wake := executor.next_wake(self.now)) is not None:
-                assert wake < START + _LIMIT
-                self.now = max(wake, self.now)
-                executor.tick(self.now)
-                time.sleep(0.3)  # the Mac's own time passes
-            return executor.results()[-1].result
+# More than the moments of one installation.
+_MANY_MOMENTS = 40
+_AT_ONCE = 4
 
 
 def assert_updated_once(bench: MacBench, result: JobResult, folder: Path) -> None:
-    assert result.outcome is Outcome.ACTED, result
+    assert result.outcome is Outcome.ACTED, (result.error_code, result.detail)
     assert str(result.observed_build) == "25G229"
     assert len(bench.lines("installs")) == 1
     assert bench.lines("passwords") == [PASSWORD]
@@ -66,23 +43,62 @@ def test_update_runs_from_job_to_result(bench: MacBench, tmp_path: Path) -> None
     assert_updated_once(bench, result, tmp_path)
 
 
+@dataclass
+class Killed:
+    """A Mac, its job, and an executor that is killed with -9 at a moment."""
+
+    bench: MacBench
+    folder: Path
+    job: Job
+
+    def dies(self, at: int) -> bool:
+        """Run the executor as a process; return False if its job ended before the moment."""
+        server = self.bench.server
+        plan = Plan(server=server.folder, port=server.port, job=self.job, dies_at=at)
+        (self.folder / "plan.json").write_text(plan.model_dump_json())
+        command = [sys.executable, "-m", "tests.ssh.executor_program", str(self.folder)]
+        code = subprocess.run(command, check=False, timeout=300).returncode
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+
+    def goes_on(self) -> JobResult:
+        """Run the next executor from the time of the death to the end; return its last result."""
+        died_at = time_of_death(self.folder)
+        assert died_at is not None
+        return life(self.bench, self.folder, self.job, dies_at=0, now=died_at).run()
+
+
+def killed_and_continued(server: Sshd, folder: Path, job: Job, at: int) -> str:
+    """Return `ended`, or what the executor was killed `before`, `during` or `after`: the work."""
+    bench = MacBench(folder / "mac", server)
+    bench.set(**{"install.sh": RUNS_UNTIL_SEEN + INSTALLS, "fetch.sh": FETCHES})
+    bench.offer_updates()
+    killed = Killed(bench, folder, job)
+    if not killed.dies(at):
+        return "ended"
+    when = "before"
+    if bench.lines("installs"):
+        when = "during" if is_installing(bench) else "after"
+    assert_updated_once(bench, killed.goes_on(), folder)
+    return when
+
+
 @pytest.mark.timeout(600)
-def test_executor_that_is_killed_at_any_moment_updates_once(server: Sshd, tmp_path: Path) -> None:
-    for at in _MANY_MOMENTS:
-        folder = tmp_path / f"killed-{at}"
-        bench = MacBench(folder / "mac", server)
-        bench.offer_updates()
-        site = SshSite(bench, folder, CrashPoint(at))
-        try:
-            result = site.run()
-        except Crash:
-            result = SshSite(bench, folder, lambda _: None, now=site.now).run()
-            assert_updated_once(bench, result, folder)
-            continue
-        assert_updated_once(bench, result, folder)
-        assert at > 5
-        return
-    raise AssertionError("the update has more moments than the test tries")
+@pytest.mark.parametrize("job", [UPDATE, UPGRADE], ids=["softwareupdate", "startosinstall"])
+def test_executor_that_is_killed_at_any_moment_installs_once(
+    server: Sshd, tmp_path: Path, job: Job
+) -> None:
+    def killed(at: int) -> str:
+        return killed_and_continued(server, tmp_path / f"killed-{at}", job, at)
+
+    found: list[str] = []
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        while "ended" not in found:
+            assert len(found) < _MANY_MOMENTS, "it has more moments than the test tries"
+            found += threads.map(killed, range(len(found) + 1, len(found) + 1 + _AT_ONCE))
+    # The Mac goes on with the work while no executor is there.
+    assert {"before", "during", "after"} <= set(found)
+    assert found.index("ended") > 5
 
 
 def pieces_of_an_update(server: Sshd, folder: Path) -> int:

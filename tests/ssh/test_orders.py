@@ -14,8 +14,8 @@ from schemas.jobs import Action, Method
 from schemas.macos import parse_os_version
 from schemas.results import ErrorCode
 from tests.factories.sites import a_job
-from tests.kafka.brokers import wait_until
 from tests.ssh.bench import LABEL, LISTING, NO_UPDATES, PASSWORD, SERIAL, UPDATE, MacBench, look
+from tests.waiting import wait_until
 
 ORDER = f"{UPDATE.job_id}/1/install"
 RENEWAL = a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x", serial=SERIAL)
@@ -42,7 +42,7 @@ def test_mac_is_observed(bench: MacBench) -> None:
     assert seen.free_disk_gb == pytest.approx(64.0)
     assert (seen.on_ac_power, seen.volume_owner, seen.busy) == (True, True, False)
     assert seen.boot_at is not None
-    assert fitness(UPDATE, seen, Limits()) == Ready()
+    assert fitness(UPDATE, seen, Limits(), datetime.now(UTC)) == Ready()
 
 
 def test_update_runs_by_its_exact_label_and_restarts_the_mac(bench: MacBench) -> None:
@@ -66,6 +66,7 @@ def test_password_is_only_on_standard_input(bench: MacBench) -> None:
     look(bench.macs())
     bench.macs().act("install", UPDATE, 1)
     watch(bench.macs(), lambda seen: seen.progress.state is InstallState.PREPARED)
+    wait_until(lambda: any(bench.folder.rglob("*.install/exit")), 30.0, "the task has not ended")
     assert bench.lines("passwords") == [PASSWORD]
     written = [path for path in bench.folder.rglob("*") if path.is_file()]
     assert len(written) > 10
@@ -141,7 +142,7 @@ def test_failure_of_the_installation_is_named(
 
 
 def test_silent_installation_is_ended_and_named(bench: MacBench) -> None:
-    bench.set(**{"install.sh": "echo 'Downloading macOS'\nexec sleep 600"})
+    bench.set(**{"install.sh": "echo 'Downloading macOS'\nexec /bin/sleep 600"})
     look(bench.macs())
     bench.macs(silence_s=2).act("install", UPDATE, 1)
     seen = watch(bench.macs(), has_failed)
@@ -165,7 +166,7 @@ def test_update_without_an_offer_is_named_and_not_begun(
 ) -> None:
     bench.set(**{"list.txt": listing})
     seen = look(bench.macs())
-    unfit = fitness(UPDATE, seen, Limits())
+    unfit = fitness(UPDATE, seen, Limits(), datetime.now(UTC))
     assert isinstance(unfit, Unfit)
     assert unfit.error_code is code
     assert bench.macs().act("install", UPDATE, 1).kind is AckKind.REFUSED
@@ -179,19 +180,19 @@ def test_empty_listing_is_listed_again(bench: MacBench) -> None:
             bench.macs().look(UPDATE)
         time.sleep(1.5)
     bench.set(**{"list.txt": LISTING})
-    assert fitness(UPDATE, look(bench.macs()), Limits()) == Ready()
+    assert fitness(UPDATE, look(bench.macs()), Limits(), datetime.now(UTC)) == Ready()
 
 
 def test_account_that_owns_no_volume_is_named(bench: MacBench) -> None:
     bench.set(account_uid="99999999-2222-3333-4444-555555555555")
-    unfit = fitness(UPDATE, look(bench.macs()), Limits())
+    unfit = fitness(UPDATE, look(bench.macs()), Limits(), datetime.now(UTC))
     assert isinstance(unfit, Unfit)
     assert unfit.error_code is ErrorCode.NO_VOLUME_OWNER
 
 
 def test_running_installer_makes_the_mac_busy(bench: MacBench) -> None:
     bench.set(processes="/Applications/Install macOS Tahoe.app/Contents/Resources/startosinstall")
-    assert fitness(UPDATE, look(bench.macs()), Limits()) == Busy()
+    assert fitness(UPDATE, look(bench.macs()), Limits(), datetime.now(UTC)) == Busy()
     assert bench.lines("listings") == []
 
 
@@ -199,19 +200,23 @@ def test_user_at_the_screen_is_left_alone_until_the_deadline(bench: MacBench) ->
     bench.set(console="jappleseed")
     early = UPDATE.model_copy(update={"deadline_at": datetime.now(UTC) + timedelta(hours=1)})
     for job in (UPDATE, early):
-        assert fitness(job, look(bench.macs(), job), Limits()) == Busy()
-    assert fitness(PAST_DEADLINE, look(bench.macs(), PAST_DEADLINE), Limits()) == Ready()
+        assert fitness(job, look(bench.macs(), job), Limits(), datetime.now(UTC)) == Busy()
+    assert (
+        fitness(PAST_DEADLINE, look(bench.macs(), PAST_DEADLINE), Limits(), datetime.now(UTC))
+        == Ready()
+    )
 
 
 def test_user_gets_a_notice_before_the_installation(bench: MacBench) -> None:
     bench.set(console=bench.server.user.replace("root", "daemon"))
     look(bench.macs(), PAST_DEADLINE)
-    macs = bench.macs(notice_s=4)
-    assert macs.act("install", PAST_DEADLINE, 1).kind is AckKind.ACCEPTED
+    job = PAST_DEADLINE.model_copy(update={"notice_minutes": 10})
+    assert bench.macs().act("install", job, 1).kind is AckKind.ACCEPTED
     wait_until(lambda: bench.lines("installs") != [], 60, "no installation after the notice")
     assert len(bench.lines("notices")) == len(bench.lines("installs")) == 1
+    assert bench.lines("long-sleeps") == ["600"]
     begun = [(bench.folder / name).stat().st_mtime for name in ("notices", "installs")]
-    assert begun[1] - begun[0] > 2
+    assert begun[1] - begun[0] > 1
 
 
 def test_another_mac_at_the_address_gets_no_order(bench: MacBench) -> None:
@@ -237,7 +242,7 @@ def test_account_without_roots_rights_is_named(bench: MacBench) -> None:
 
 def test_job_without_a_serial_number_is_refused(bench: MacBench) -> None:
     job = UPDATE.model_copy(update={"serial": None})
-    unfit = fitness(job, bench.macs().look(job), Limits())
+    unfit = fitness(job, bench.macs().look(job), Limits(), datetime.now(UTC))
     assert isinstance(unfit, Unfit)
     assert unfit.error_code is ErrorCode.UNSUPPORTED
     assert bench.macs().act("install", job, 1).kind is AckKind.REFUSED
@@ -268,8 +273,8 @@ def test_renewal_that_fails_is_a_refusal(bench: MacBench) -> None:
 
 
 def test_other_method_is_refused(bench: MacBench) -> None:
-    job = UPDATE.model_copy(update={"method": Method.ASR})
-    ack = bench.macs().act("restore", job, 1)
+    job = UPDATE.model_copy(update={"method": Method.DDM})
+    ack = bench.macs().act("declare", job, 1)
     assert (ack.kind, ack.error_code) == (AckKind.REFUSED, ErrorCode.UNSUPPORTED)
 
 

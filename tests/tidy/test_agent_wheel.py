@@ -192,6 +192,7 @@ def test_agent_shows_its_options_at_a_site(site: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_agent_without_kafka_ends_with_one_line_at_a_site(site: Path, tmp_path: Path) -> None:
     KeyStore(tmp_path / "center").make(Purpose.JOBS)
+    KeyStore(tmp_path / "center").make(Purpose.CONTROL)
     (tmp_path / "site").mkdir()
     (tmp_path / "center" / "trust").rename(tmp_path / "site" / "trust")
     started = run(

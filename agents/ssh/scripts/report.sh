@@ -1,12 +1,13 @@
 #!/bin/bash
 # Prints facts of this Mac and the tasks of one job. Changes nothing.
 #
-#   report.sh TASKS JOB VOLUME_OWNER ENROLLMENT
+#   report.sh TASKS JOB VOLUME_OWNER COSTLY
 #
 #   TASKS         the folder of all tasks
 #   JOB           the id of the job, with which the names of its tasks begin
 #   VOLUME_OWNER  the account that authorizes installations; "" without one
-#   ENROLLMENT    `yes`: ask for the enrollment too, which macOS limits in its rate
+#   COSTLY        further facts, as words: `enrollment`, which macOS limits in its rate; `history` of
+#                 installations, which is long; `backups` and `image`, which can take seconds
 #
 #   fact NAME EXIT_STATUS OUTPUT
 #   task NAME STATE BEGUN_AT EXIT_STATUS ENDED_AT OUTPUT
@@ -14,7 +15,7 @@
 #
 # OUTPUT is both streams in base64, times are seconds since 1970 by this Mac's clock, and an unknown
 # value is `-`. STATE: waiting, running, ended, silent, interrupted.
-tasks=$1 job=$2 owner=$3 enrollment=$4
+tasks=$1 job=$2 owner=$3 costly=$4
 
 encoded() { base64 | tr -d '\n'; }
 
@@ -23,7 +24,7 @@ fact() {
     shift
     output=$("$@" 2>&1 </dev/null)
     status=$?
-    printf 'fact %s %s %s\n' "$name" "$status" "$(printf '%s' "${output:0:200000}" | encoded)"
+    printf 'fact %s %s %s\n' "$name" "$status" "$(printf '%s' "${output:0:1000000}" | encoded)"
 }
 
 fact clock date +%s
@@ -41,9 +42,23 @@ restrictions="/Library/Managed Preferences/com.apple.applicationaccess.plist"
 if [ -e "$restrictions" ]; then
     fact restrictions plutil -convert xml1 -o - "$restrictions"
 fi
-if [ "$enrollment" = yes ]; then
-    fact enrollment profiles status -type enrollment
-fi
+for name in $costly; do
+    case $name in
+    enrollment) fact enrollment profiles status -type enrollment ;;
+    history) fact history plutil -convert xml1 -o - /Library/Receipts/InstallHistory.plist ;;
+    backups)
+        fact snapshots tmutil listlocalsnapshots /
+        fact time_machine tmutil latestbackup
+        # The names of both have the Mac's local time.
+        fact zone date +%z
+        ;;
+    image)
+        fact model sysctl -n hw.model
+        fact hardware system_profiler SPHardwareDataType
+        fact bridge system_profiler SPiBridgeDataType
+        ;;
+    esac
+done
 
 for task in "$tasks/$job".*; do
     [ -d "$task" ] || continue

@@ -12,7 +12,7 @@
 #
 # begun      symbolic link to PID.TIME, made just before the command. Its creation succeeds once: of
 #            several runners of one task only one runs the command
-# output     of the command, both streams
+# output     of the command, both streams; before it, during the notice, one line that says so
 # exit       exit status and time of the end
 # silent     exists if the command was ended for its silence
 umask 077
@@ -35,6 +35,8 @@ ln -s "$$.$(date +%s)" "$task/begun" 2>/dev/null || exit 0
 sync
 
 if [ "$notice_s" -gt 0 ]; then
+    # The command replaces this line: whoever finds it knows that the command did not begin.
+    echo "drydock: notice to the user" >"$task/output"
     user=$(stat -f %Su /dev/console)
     alert="display alert \"macOS will be updated\" message \"This Mac restarts in"
     alert="$alert $((notice_s / 60)) minutes or later. Save your work.\" giving up after $notice_s"

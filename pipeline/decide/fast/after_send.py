@@ -4,6 +4,7 @@ Each job leads to two evaluations: the one that sends it, and one when the job i
 holds the Mac for its job, and all its other gates give the same results.
 """
 
+from pipeline.decide.candidate import Candidate
 from pipeline.decide.confirmed_version import with_confirmed_version
 from pipeline.decide.decision import (
     Evaluation,
@@ -13,7 +14,7 @@ from pipeline.decide.decision import (
     next_eligible_at,
     withdrawn_by_hold,
 )
-from pipeline.decide.gates import Candidate, GateResult, check_job_open, to_gate
+from pipeline.decide.gates import GateResult, check_job_open, to_gate
 from pipeline.decide.situation import Situation
 from schemas.decisions import Decision, Gate, Reason, Verdict
 from schemas.fast.models import construct_unchecked

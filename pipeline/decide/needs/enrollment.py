@@ -23,8 +23,17 @@ from urllib.parse import urlsplit
 from pipeline.decide.needs.need import Need
 from pipeline.decide.needs.reinstall_history import last_reinstall
 from pipeline.decide.situation import Situation
+from pipeline.policy.model import Policy
 from pipeline.state.compact.seen_days import first_later_day_end_us
-from pipeline.state.device import AUTHENTICATED, CHECKED_OUT, TOKEN_UPDATED, duration_us, to_us
+from pipeline.state.device import (
+    AUTHENTICATED,
+    CHECKED_OUT,
+    INDEX,
+    TOKEN_UPDATED,
+    Device,
+    duration_us,
+    to_us,
+)
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Reason
 from schemas.jobs import Action
@@ -146,7 +155,8 @@ def has_earlier_enrollment_field(s: Situation) -> bool:
         return False
     names = [*_enrollment_defects(s)]
     names += [name for name in ENROLLMENT_FIELDS if getattr(s.device, name) is not None]
-    return any(s.device.reported_us(name) < began_us for name in names)
+    reported = s.device.fields_since(began_us)
+    return any(not reported >> INDEX[name] & 1 for name in names)
 
 
 def renewal_us(s: Situation) -> int | None:
@@ -193,15 +203,18 @@ def next_enrollment_fault_us(s: Situation) -> int | None:
     return min((us for us in times if us is not None and us > s.now_us), default=None)
 
 
-def mdm_is_silent(s: Situation) -> bool:
-    """Return True if inventory reports go on and MDM contact has ended.
+def mdm_silent_from_us(device: Device, policy: Policy) -> int:
+    """Return the time after which an inventory report shows that MDM is silent, in us since 1970.
 
-    The newest inventory report is later than the last MDM contact by more than the policy's
-    `silent_after`. False for a Mac that MDM never knew.
+    It is the last MDM contact and the policy's `silent_after`; 0 for a Mac that MDM never knew.
     """
-    mdm_us = s.device.mdm_seen_us
-    silence_us = s.device.inventory_seen_us - mdm_us
-    return mdm_us > 0 and silence_us > duration_us(s.policy.mdm.silent_after)
+    mdm_us = device.mdm_seen_us
+    return mdm_us and mdm_us + duration_us(policy.mdm.silent_after)
+
+
+def mdm_is_silent(s: Situation) -> bool:
+    """Return True if inventory reports go on and MDM contact has ended."""
+    return 0 < mdm_silent_from_us(s.device, s.policy) < s.device.inventory_seen_us
 
 
 def _ade_grace_ends_us(erased: JobEntry) -> int:

@@ -21,6 +21,7 @@ class Need(msgspec.Struct, frozen=True):
     in us since 1970).
     `opens_us`: before it the policy does not want this upgrade, with any deadline. `due_us`: a
     deadline of its own, beside that of the Mac's exposure.
+    `uncorroborated`: the fault that only inventory reports, as text; empty if there is none.
     `needs_person`: the reason for which only a person can do it, as text; empty if a job can.
     """
 
@@ -41,6 +42,7 @@ class Need(msgspec.Struct, frozen=True):
     opens_us: int | None = None
     due_us: int | None = None
     needs_person: str = ""
+    uncorroborated: str = ""
 
 
 def target_of(release: Release) -> Target:

@@ -5,10 +5,15 @@ from fnmatch import fnmatchcase
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.methods import INSTALL_FAILURES, has_untried_method
 from pipeline.decide.needs.need import Need, target_of
-from pipeline.decide.needs.reinstall_history import count_tried, is_unheard, last_reinstall
+from pipeline.decide.needs.reinstall_history import (
+    count_tried,
+    failed_by_time_alone,
+    last_reinstall,
+)
 from pipeline.decide.needs.restart import (
     failing_intent,
     has_failed_since,
+    is_over,
     last_restart,
     needs_restart,
 )
@@ -29,12 +34,13 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
     """Return the need to reinstall or reimage the system; None if no cause of the table applies.
 
     `update` is the update or upgrade that the reinstall replaces if it failed too often, by every
-    method that is free. Before that the need is to restart the Mac. Also None if the version is
-    unknown. A need without a release to install is held, by the gate `method`.
+    method that is free. Before that the need is to restart the Mac. Also None for a Mac of which
+    neither the version nor the model is known. A need without a release to install is held, by the
+    gate `method`.
     """
     device = s.device
     version = device.os_version
-    if version is None:
+    if version is None and device.model is None:
         return None
     returned_us = loan_returned_us(s)
     if returned_us is not None and returned_us <= s.now_us:
@@ -45,11 +51,20 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
     mismatch = expected is not None and is_older_firmware(device.firmware, expected)
     if device.system_volume_sealed is False or mismatch:
         release = _best_release(s, version, exposed)
+        trusts_all = not s.policy.blast_radius.confirmed_only
         if device.system_volume_sealed is False:
-            return _reinstall_in_place(s, release, Reason.SEAL_BROKEN, "seal")
+            is_sure = trusts_all or device.corroborated_seal is False
+            uncorroborated = "" if is_sure else "the seal is broken"
+            return _reinstall_in_place(
+                s, release, Reason.SEAL_BROKEN, "seal", uncorroborated=uncorroborated
+            )
+        is_sure = trusts_all or device.corroborated_firmware == device.firmware
+        uncorroborated = "" if is_sure else f"the firmware is {device.firmware}"
         evidence = (f"firmware {device.firmware}, {version} has {expected}",)
         return _reinstall_in_place(
-            s, release, Reason.FIRMWARE_MISMATCH, f"firmware:{device.firmware}:{version}", evidence
+            *(s, release, Reason.FIRMWARE_MISMATCH, f"firmware:{device.firmware}:{version}"),
+            evidence,
+            uncorroborated=uncorroborated,
         )
     return None if update is None or not s.job_history else _after_failures(s, update)
 
@@ -64,7 +79,7 @@ def _after_failures(s: Situation, update: Need) -> Need | None:
     went_wrong = [
         entry
         for entry in failed
-        if entry.error_code in INSTALL_FAILURES and not is_unheard(s, entry)
+        if entry.error_code in INSTALL_FAILURES and not failed_by_time_alone(s, entry)
     ]
     if len(went_wrong) < limits.reinstall_after_failures:
         return None
@@ -72,7 +87,7 @@ def _after_failures(s: Situation, update: Need) -> Need | None:
     left = limits.max_attempts - count_tried(s, failed)
     is_spent = not has_untried_method(s, update)
     restart = last_restart(s, update)
-    if restart is None and left > 0 and (left == 1 or is_spent):
+    if is_over(restart, went_wrong) and left > 0 and (left == 1 or is_spent):
         need = needs_restart(s, update, evidence)
         if need is not None:
             return need
@@ -92,8 +107,10 @@ def _reinstall_in_place(
     reason: Reason,
     intent: str,
     evidence: tuple[str, ...] = (),
+    *,
+    uncorroborated: str = "",
 ) -> Need:
-    """Return the need to reinstall the system without an erase.
+    """Return the need to reinstall the system without an erase; `uncorroborated` as in Need.
 
     If a reinstall for this intent succeeded earlier, it is not
     repeated, and a person must decide. Usual causes: an administrator has disabled the seal, or the
@@ -109,18 +126,22 @@ def _reinstall_in_place(
         intent,
         None if release is None else target_of(release),
         release,
-        exclusive=not was_ineffective,
+        # A false report of a fault must not keep updates from the Mac.
+        exclusive=not was_ineffective and not uncorroborated,
+        uncorroborated=uncorroborated,
         needs_person="a reinstall succeeded and did not correct it" if was_ineffective else "",
         evidence=evidence,
     )
 
 
-def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Release | None:
+def _best_release(s: Situation, version: OSVersion | None, exposed: Exposure) -> Release | None:
     """Return the release for a reinstall: the update of its line, else the newest one offered.
 
-    Supplements do not count. None if no release of its line is offered to the Mac, or if the Mac is
-    newer than the newest one offered.
+    Supplements do not count. None if no release of its line is offered to the Mac, if the Mac is
+    newer than the newest one offered, or if its version is unknown.
     """
+    if version is None:
+        return None
     chosen = newest_matured(s, exposed.line)
     if chosen is not None:
         return chosen.release
@@ -191,7 +212,7 @@ def _matches_any_model(globs: tuple[str, ...], model: str) -> bool:
     return any(fnmatchcase(model.lower(), glob.lower()) for glob in globs)
 
 
-def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: str) -> Need:
+def _loan_return(s: Situation, version: OSVersion | None, exposed: Exposure, intent: str) -> Need:
     """Return the need to erase a returned loan unit: a reimage if an image fits, else a reinstall.
 
     The reinstall is to a release of its own line, or to the newest system that it runs, as the

@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.decide.situation import Situation
-from pipeline.state.jobs import JobEntry, JobHistory
+from pipeline.state.jobs import JobEntry, JobHistory, attempts
 from schemas.jobs import Action
 from schemas.results import ErrorCode, Outcome
 
@@ -19,7 +19,7 @@ def last_reinstall(s: Situation) -> JobEntry | None:
     return None
 
 
-def is_unheard(s: Situation, entry: JobEntry) -> bool:
+def failed_by_time_alone(s: Situation, entry: JobEntry) -> bool:
     """Return True if a job failed by its time alone, and no source has reported the Mac since.
 
     Then nothing is known to have gone wrong on the Mac.
@@ -32,14 +32,30 @@ def count_tried(s: Situation, failed: JobHistory) -> int:
 
     Jobs that did not reach it do not count: a Mac that is off at night gets a job every night.
     """
-    return sum(one.touched and not is_unheard(s, one) for one in failed)
+    return sum(one.touched and not failed_by_time_alone(s, one) for one in failed)
+
+
+def restarts(s: Situation, intent: str) -> JobHistory:
+    """Return the ended restarts for this intent that reached the Mac or were refused, oldest first.
+
+    One that an operator reset does not count.
+    """
+    return tuple(
+        entry for entry in attempts(s.job_history, Action.RESTART, intent) if _is_used(entry)
+    )
+
+
+def _is_used(entry: JobEntry) -> bool:
+    if entry.outcome in (Outcome.SUCCEEDED, Outcome.REFUSED):
+        return not entry.reset
+    return entry.failed and entry.touched
 
 
 def follow_up_missing(s: Situation) -> tuple[str, ...]:
     """Return the points not yet confirmed after the last successful reinstall or reimage.
 
-    The points are `re-enrolled`, `user-approved`, `activation NAME` and `compliant`. Empty if all
-    are confirmed, or if there was no reinstall.
+    The points are `re-enrolled`, `user-approved`, `bootstrap token`, `activation NAME` and
+    `compliant`. Empty if all are confirmed, or if there was no reinstall.
     """
     last, device, wanted = last_reinstall(s), s.device, s.policy.follow_up
     if last is None:
@@ -52,6 +68,9 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
         device.user_approved and (not last.erases or device.reported_us("user_approved") > since_us)
     ):
         open_points.append("user-approved")
+    token_us = device.reported_us("bootstrap_token_escrowed")
+    if wanted.bootstrap_token and not (device.bootstrap_token_escrowed and token_us > since_us):
+        open_points.append("bootstrap token")
     activations = device.activations or ()
     confirmed = activations if device.reported_us("activations") > since_us else ()
     open_points += [f"activation {name}" for name in wanted.activations if name not in confirmed]

@@ -1,15 +1,18 @@
 """The need to restart a Mac whose update keeps failing, before its system is installed again.
 
-| restart for this update | attempts left | next |
+| restarts for this update | attempts left | next |
 | --- | --- | --- |
-| none has ended yet | one, or more and each method is spent | the restart, if it is possible |
+| none has ended yet | one, or more and each method is spent | the first restart that is possible |
 | ended, no update failed since | at least one | the update |
-| ended, an update failed since | any | a method that is not spent, else the reinstall |
+| ended, an update failed since, or refused | as for none | the next restart, if one is left |
+| ended, an update failed since, none left | any | a method that is not spent, else the reinstall |
 | any | none | the reinstall |
 
-A stuck update service is the usual cause of an update that every method fails to install, and a
-restart ends it (github.com/Macjutsu/super restarts it too). A restart counts also if it failed:
-few sources report a boot, and a site can forbid the method.
+A stuck update service is the usual cause of an update that every method fails to install. A restart
+of the service alone ends it without loss for the user (`launchctl kickstart -k
+system/com.apple.softwareupdated`, as github.com/Macjutsu/super does), a restart of the Mac for
+certain. A restart counts also if it failed: few sources report a boot, and a site can forbid the
+method. Each method has one turn.
 """
 
 from collections.abc import Sequence
@@ -17,8 +20,9 @@ from collections.abc import Sequence
 from pipeline.decide.methods import choose_method
 from pipeline.decide.needs.enrollment import needs_reenrollment
 from pipeline.decide.needs.need import Need
+from pipeline.decide.needs.reinstall_history import restarts
 from pipeline.decide.situation import Situation
-from pipeline.state.jobs import JobEntry, attempts
+from pipeline.state.jobs import JobEntry
 from schemas.decisions import Reason
 from schemas.jobs import Action
 from schemas.results import Outcome
@@ -31,14 +35,14 @@ def failing_intent(update: Need) -> str:
 
 def last_restart(s: Situation, update: Need) -> JobEntry | None:
     """Return the newest restart for this update that reached the Mac or was refused, or None."""
-    ended = attempts(s.job_history, Action.RESTART, failing_intent(update))
-    return next((entry for entry in reversed(ended) if _counts(entry)), None)
+    ended = restarts(s, failing_intent(update))
+    return ended[-1] if ended else None
 
 
 def needs_restart(s: Situation, update: Need, evidence: tuple[str, ...]) -> Need | None:
     """Return the need to restart the Mac; None if no method for it is free.
 
-    The caller ensures that no restart for this update has ended.
+    Each method of the policy is used once.
     """
     need = Need(
         Action.RESTART,
@@ -53,12 +57,13 @@ def needs_restart(s: Situation, update: Need, evidence: tuple[str, ...]) -> Need
     return need
 
 
+def is_over(restart: JobEntry | None, failed: Sequence[JobEntry]) -> bool:
+    """Return True if the next restart may follow: none ended, it was refused, or without effect."""
+    return (
+        restart is None or restart.outcome is Outcome.REFUSED or has_failed_since(restart, failed)
+    )
+
+
 def has_failed_since(restart: JobEntry, failed: Sequence[JobEntry]) -> bool:
     """Return True if one of these updates was issued after the restart ended."""
     return any(entry.issued_us >= restart.outcome_us for entry in failed)
-
-
-def _counts(entry: JobEntry) -> bool:
-    if entry.outcome in (Outcome.SUCCEEDED, Outcome.REFUSED):
-        return not entry.reset
-    return entry.failed and entry.touched

@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from pipeline.decide.exposure import Exposure, deadline_of, due_us, severity_of, severity_rank
+from pipeline.decide.exposure import (
+    Exposure,
+    deadline_of,
+    due_us,
+    severity_of,
+    severity_rank,
+    zone_of,
+)
 from pipeline.decide.needs.need import Need, intent_of, target_of
 from pipeline.decide.situation import Situation
 from pipeline.state.advisories import Missing, Release
@@ -50,7 +57,7 @@ def next_supplement_due_us(s: Situation, missing: Missing) -> int | None:
 
 
 def _due_us(s: Situation, release: Release) -> int:
-    due = deadline_of(s, due_us(release, s.policy.deadlines))
+    due = deadline_of(s, due_us(release, s.policy.deadlines, zone_of(s)))
     assert due is not None
     return due
 
@@ -81,23 +88,32 @@ def _to_release(action: Action, reason: Reason, chosen: Chosen) -> Need:
     )
 
 
-def _installable(s: Situation, missing: Missing) -> list[tuple[Release, Severity]]:
+def _installable(s: Situation, missing: Missing) -> tuple[tuple[Release, Severity], ...]:
     """Return the releases that Apple still offers, newest first, each with the worst it closes.
 
     That is the worst severity of the release and of the older ones that are offered no more. The
     newest release is among them although its offer has expired: Apple can extend it. Supplements
-    are left out: they install themselves.
+    are left out: they install themselves. Cached in `missing`, which is one object for all Macs of
+    a kind, for the last time.
     """
+    known = missing.cache.get("installable")
+    if known is None or known[0] != s.now_us:
+        known = missing.cache["installable"] = (s.now_us, _installable_at(s.now_us, missing))
+    installable: tuple[tuple[Release, Severity], ...] = known[1]
+    return installable
+
+
+def _installable_at(now_us: int, missing: Missing) -> tuple[tuple[Release, Severity], ...]:
     found: list[tuple[Release, Severity]] = []
     worst = Severity.ROUTINE
     releases = [one for one in missing.releases if not one.version.supplement]
     for release in reversed(releases):
         worst = max(worst, severity_of(release), key=severity_rank)
         is_newest = release is releases[0] and not release.withdrawn
-        if is_newest or release.can_be_installed(s.now_us):
+        if is_newest or release.can_be_installed(now_us):
             found.append((release, worst))
             worst = Severity.ROUTINE
-    return found[::-1]
+    return tuple(found[::-1])
 
 
 def newest_matured(s: Situation, missing: Missing) -> Chosen | None:

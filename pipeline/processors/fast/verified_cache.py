@@ -53,6 +53,7 @@ class JobHeader(msgspec.Struct, gc=False):
     expires_at: datetime
     report_by: datetime | None = None
     deadline_at: datetime | None = None
+    site_macs: int | None = None
 
 
 class _Data(msgspec.Struct, gc=False):

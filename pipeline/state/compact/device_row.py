@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.state.compact.timestamps import pack_timestamps
-from pipeline.state.device import CHECKIN, FIELDS, FROM_WIRE, INDEX, SEEN_BY, SOURCES, Device
+from pipeline.state.device import CHECKIN, FIELDS, INDEX, SEEN_BY, SOURCES, Device
+from pipeline.state.wire_values import FROM_WIRE
 
 _FieldsRow = msgspec.defstruct(
     "_FieldsRow", [(name, tuple[int, Any] | None, None) for name in FIELDS], gc=False

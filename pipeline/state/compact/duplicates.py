@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pipeline.state.compact.seen_days import add_day
-from pipeline.state.compact.timestamps import changed_since, record_if_newer
+from pipeline.state.compact.timestamps import changed_since, newest_bits, record_if_newer
 from pipeline.state.device import INDEX, SEEN_BY, SEEN_BY_OTHERS, Device, to_us
 from pipeline.state.device_folds import reported_values
 from schemas.envelope import InventoryEvent
@@ -42,6 +42,18 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
     _, same = changed_since(device.timestamps, to_us(event.time))
     if bits & ~same:
         return forget_report(device)
+    return _with_hash(peek, bits, device)
+
+
+def remember_newest_report(peek: ReportPeek, device: Device) -> Device:
+    """Return `remember_report` for a report that is newer than all that the Mac sent before it.
+
+    Then each of its values is in the state, and the newest entry of the timestamps has its bits.
+    """
+    return _with_hash(peek, newest_bits(device.timestamps), device)
+
+
+def _with_hash(peek: ReportPeek, bits: int, device: Device) -> Device:
     text = hash(peek.values()[_STABLE_FIELDS])
     if (text, bits) == (device.report_hash, device.report_fields):
         return device

@@ -39,6 +39,12 @@ def newest_us(timestamps: bytes) -> int:
     return at
 
 
+def newest_bits(timestamps: bytes) -> int:
+    """Return the bits last reported at the newest time; 0 if there is none."""
+    bits: int = _ENTRY.unpack_from(timestamps)[1] if timestamps else 0
+    return bits
+
+
 def last_us(timestamps: bytes, bits: int) -> int:
     """Return the newest time, in us, of any of `bits`; 0 if there is none."""
     for at, recorded in unpack_timestamps(timestamps):

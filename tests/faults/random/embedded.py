@@ -28,9 +28,10 @@ from pipeline.signing_keys import KeyStore
 from runtime.trusted_keys import Purpose
 from schemas.dead_letters import DeadLetter
 from schemas.decisions import Reason
-from schemas.envelope import Event, JobIssuedEvent
-from schemas.jobs import Job
+from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent
+from schemas.jobs import Job, Method
 from schemas.macos import parse_os_version
+from schemas.results import ErrorCode, JobResult
 from tests import factories
 from tests.chaos import world
 from tests.chaos.checker import Fault, Findings, Kind, judge
@@ -79,6 +80,8 @@ class EmbeddedRun:
         self.published: list[Event] = []
         self.faults: list[Fault] = []
         self.forgotten: dict[str, Job] = {}
+        self.ended_early: set[str] = set()
+        self._issued_at: dict[str, datetime] = {}
         self.journaled: dict[str, bool] = {}
         self.data_dir.mkdir(parents=True)
         for purpose in Purpose:
@@ -170,6 +173,18 @@ class EmbeddedRun:
         for event in committed.events:
             if isinstance(event, JobIssuedEvent):
                 self.issued[event.data.job.job_id] = event.data.job
+                self._issued_at[event.data.job.job_id] = self.now
+            elif isinstance(event, JobResultedEvent):
+                self._note_early_end(event.data)
+
+    def _note_early_end(self, result: JobResult) -> None:
+        """Keep a request to a user that ended by a wrong clock, before its time had passed."""
+        job = self.issued.get(result.job_id)
+        if job is None or job.report_by is None or result.error_code is not ErrorCode.NO_REPORT:
+            return
+        lasted = self.now - self._issued_at[job.job_id]
+        if job.method is Method.PROFILES_RENEW and lasted < job.report_by - job.issued_at:
+            self.ended_early.add(job.job_id)
 
     def _mac_for(self, job: Job) -> WatchedMac:
         return WatchedMac(self.macs.mac_for(job), self._pass_moment)
@@ -280,6 +295,7 @@ class EmbeddedRun:
                 for spec in self.plan.macs
             },
             forgotten=self.forgotten,
+            ended_early=self.ended_early,
         )
 
     # --- losses ---
@@ -287,8 +303,12 @@ class EmbeddedRun:
     def remember(self) -> None:
         """Keep the jobs that are known now: a fault will delete records of them.
 
-        The inputs that were accepted so far must still be there.
+        The inputs that were accepted so far must still be there. Files that are damaged already
+        are not read: an earlier call did, and jobs issued since are known from their commits.
         """
+        if self.is_damaged:
+            self.forgotten |= self.issued
+            return
         for one in self.sender.accepted - logged_inputs(self.data_dir):
             self.blame(Kind.MISSING, f"{one.kind} {one.name}: accepted and then lost")
         self.issued |= issued_jobs(read_records(self.data_dir))

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from agents.journal import JournalError
 from pipeline.embedded.backup import JOURNALS, back_up, restore
 from pipeline.embedded.log import FILE, Log, StoreError
 from tests.chaos.checker import Kind
@@ -99,8 +100,7 @@ class EmbeddedFaults:
         self._run.moments_to_crash = random.randrange(8)
 
     def _shift_clock(self, random: Random) -> None:
-        # A clock that is wrong by days lets jobs expire early, and they are ordered again.
-        self._run.skew = timedelta(hours=random.choice((-2, -0.5, 0.5, 2)))
+        self._run.skew = timedelta(hours=random.choice((-48, -2, -0.5, 0.5, 2, 48)))
         self._later(random.uniform(0.5, 6), self._correct_clock)
 
     def _correct_clock(self) -> None:
@@ -144,7 +144,7 @@ class EmbeddedFaults:
         if run.service is not None:
             try:
                 self.back_up()
-            except StoreError:
+            except (StoreError, JournalError):
                 run.end("damaged")
             else:
                 run.is_damaged = False

@@ -90,6 +90,8 @@ INPUTS = st.builds(
     halts=st.lists(ANY_TEXT, max_size=2).map(tuple),
     approvals=st.lists(VALUES, max_size=2).map(tuple),
     site_open_jobs=st.integers(0, 10_000),
+    site_macs=st.integers(0, 10_000),
+    site_hour_jobs=st.lists(st.tuples(PLAIN, st.integers(0, 99)), max_size=2).map(tuple),
 )
 
 

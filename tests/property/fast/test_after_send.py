@@ -13,7 +13,7 @@ from schemas.decisions import Verdict
 from tests.strategies import situations
 
 
-@settings(max_examples=4 * settings.get_profile("default").max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(situations())
 def test_reevaluation_after_a_send_equals_a_full_evaluation(s: Situation) -> None:
     sent = evaluate(s)

@@ -14,7 +14,11 @@ from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.reconcile.changes import Changes, Input
 from pipeline.reconcile.reconciler import Reconciler
-from pipeline.state.compact.duplicates import apply_duplicate, remember_report
+from pipeline.state.compact.duplicates import (
+    apply_duplicate,
+    remember_newest_report,
+    remember_report,
+)
 from pipeline.state.device import Device, to_us
 from pipeline.state.device_folds import apply_inventory
 from pipeline.state.fleet import Fleet
@@ -119,6 +123,10 @@ def _shard() -> DeviceShard:
     return shard
 
 
+def _remembered(device: Device) -> tuple[int, int]:
+    return device.report_hash, device.report_fields
+
+
 def _process(shard: DeviceShard, raw: bytes, topic: str = INVENTORY.name) -> int:
     """Process one record as a worker does; return the number of refused records."""
     return shard.process_records(topic, [Record(0, None, raw)], START)
@@ -160,7 +168,29 @@ def test_duplicate_gives_the_state_of_the_plain_fold(
         plain = apply_inventory(device, event.data, to_us(event.time))
         found = apply_duplicate(peek, device)
         assert found is None or found == (plain, to_us(event.time))
-        device = remember_report(event, peek, plain) if found is None else found[0]
+        remembered = remember_report(event, peek, plain)
+        if to_us(event.time) > device.newest_us:
+            newest = remember_newest_report(peek, plain)
+            assert (newest, _remembered(newest)) == (remembered, _remembered(remembered))
+        device = remembered if found is None else found[0]
+
+
+@given(BURSTS, BURSTS)
+def test_fleet_remembers_a_report_as_the_plain_function_does(
+    first: list[Event], bursts: list[Event]
+) -> None:
+    fleet = Fleet()
+    for event in chain(first, bursts):
+        assert isinstance(event, InventoryEvent)
+        peek = peek_report(encode(event))
+        assert peek is not None
+        fleet.apply(event)
+        folded = fleet.devices[event.subject]
+        fleet.remember(event, peek)
+        remembered = fleet.devices[event.subject]
+        plain = remember_report(event, peek, folded)
+        # A Mac with several records remembers no report.
+        assert _remembered(remembered) in (_remembered(folded), _remembered(plain))
 
 
 @pytest.mark.parametrize(

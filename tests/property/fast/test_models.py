@@ -25,7 +25,9 @@ def is_as_checked(model: WireModel) -> bool:
 def test_what_is_built_unchecked_is_valid(s: Situation) -> None:
     decision = decide(s)
     assert is_as_checked(decision)
-    assert is_as_checked(Reconciler().record_of(decision, s).inputs)
+    record = Reconciler().record_of(decision, s)
+    assert is_as_checked(record)
+    assert is_as_checked(record.inputs)
     if decision.decision is Verdict.SEND:
         job = build_job(s, decision)
         assert is_as_checked(job)
@@ -39,3 +41,7 @@ def test_unchecked_model_equals_the_validated_one(record: DecisionRecord, job: J
         unchecked = construct_unchecked(type(model), values)
         assert unchecked == type(model)(**values) == model
         assert unchecked.model_dump_json() == model.model_dump_json()
+        assert unchecked.model_fields_set == set(type(model).model_fields)
+        changed = unchecked.model_copy(update={"other": 1})
+        assert changed.model_fields_set - unchecked.model_fields_set == {"other"}
+        assert construct_unchecked(type(model), values).model_fields_set == set(values)

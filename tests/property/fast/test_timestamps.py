@@ -9,6 +9,7 @@ from pipeline.state.compact.timestamps import (
     NEVER,
     changed_since,
     last_us,
+    newest_bits,
     newest_us,
     pack_timestamps,
     record,
@@ -39,6 +40,7 @@ def test_each_bit_keeps_its_newest_time(updates: list[tuple[int, int]]) -> None:
     for bit in BITS:
         assert last_us(timestamps, 1 << bit) == _newest_of(updates, bit)
     assert newest_us(timestamps) == last_us(timestamps, 63) == max(us for _, us in updates)
+    assert changed_since(timestamps, newest_us(timestamps)) == (0, newest_bits(timestamps))
 
 
 @given(UPDATES, st.randoms(use_true_random=False))

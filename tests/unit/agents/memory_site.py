@@ -11,17 +11,24 @@ from typing import Any
 from agents.leases import LeaseManager
 from agents.mac import Ack, Mac, Observation
 from agents.metrics import AgentMetrics
-from agents.partition_runner import PartitionRunner, SiteContext
+from agents.partition_runner import PartitionRunner
 from agents.simulated import SimulatedFleet
 from agents.site_access import SiteAccess
+from agents.site_context import SiteContext
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log
 from schemas.dead_letters import DeadLetter
-from schemas.envelope import CloudEvent, JobIssuedEvent, JobResultedEvent, encode
+from schemas.envelope import (
+    CloudEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    encode,
+)
 from schemas.ids import event_id
 from schemas.jobs import Job
 from schemas.topics import jobs_topic
-from tests.factories.sites import KEYS, SITE, signed_job
+from tests.factories.sites import KEYS, SITE, signed_job, signed_withdrawal
 from tests.unit.agents.memory_kafka import PARTITION, Broker, Record
 
 WAIT_LIMIT_S = 30.0
@@ -107,11 +114,10 @@ class MemorySite:
             )
 
     def publish(self, event: CloudEvent) -> None:
-        """Publish an event to the job topic."""
+        """Publish an event to the job topic; a withdrawal is signed with the key of the jobs."""
+        value = signed_withdrawal(event) if isinstance(event, JobSupersededEvent) else encode(event)
         broker_ms = round((self.clock.at + self.broker_skew).timestamp() * 1000)
-        self.broker.jobs.append(
-            Record((event.subject or "").encode(), encode(event), timestamp=broker_ms)
-        )
+        self.broker.jobs.append(Record((event.subject or "").encode(), value, timestamp=broker_ms))
 
     def runner(self, name: str = "one") -> PartitionRunner:
         """Return a new runner of this partition. The same name uses the same folder."""

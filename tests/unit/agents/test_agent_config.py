@@ -83,7 +83,7 @@ def test_configuration_survives_a_round_trip() -> None:
 def test_access_over_ssh_is_read() -> None:
     ssh = parse_agent_config(SSH).config.sites["london"].ssh
     assert ssh is not None
-    assert (ssh.user, ssh.port, ssh.notice_minutes) == ("drydock", 22, 15)
+    assert (ssh.user, ssh.port) == ("drydock", 22)
     assert address_of(ssh, "C02XK1ZYJHD3") == "10.1.2.3"
     assert address_of(ssh, "C02OTHER0001") == "c02other0001.macs.example.org"
 
@@ -107,8 +107,8 @@ BROKEN = {
     "sites without a site": ("sites: {}\n", 1, "sites", "must not be empty"),
     "later version": ("version: 2\n" + WHOLE.removeprefix("version: 1\n"), 1, "version", "must be"),
     "name of a site": (
-        "sites: {Lon don: {time_zone: UTC, methods: [asr]}}\n",
-        1,
+        SSH.replace("london", "Lon don"),
+        2,
         "sites.Lon don",
         "a site's name is lower-case",
     ),
@@ -144,7 +144,7 @@ BROKEN = {
     ),
     "no method": (SITE + "    methods: []\n", 4, "sites.london.methods", "must not be empty"),
     "MDM method without a server": (
-        SITE + "    methods: [asr, erase_device]\n",
+        SITE + "    methods: [erase_device]\n",
         4,
         "sites.london.methods",
         "erase_device needs an entry in `mdm_servers`",

@@ -1,4 +1,5 @@
 import fcntl
+import json
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,11 +52,26 @@ def test_data_directory_in_use_by_another_agent_is_refused(
     entry_point: str, tmp_path: Path
 ) -> None:
     KeyStore(tmp_path / "keys").make(Purpose.JOBS)
+    KeyStore(tmp_path / "keys").make(Purpose.CONTROL)
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, _, err = run(entry_point, "--site", "london", "--data-dir", str(tmp_path))
     assert code == 2
     assert "another executor works in" in err
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_live_site_without_a_key_for_records_is_refused(entry_point: str, tmp_path: Path) -> None:
+    KeyStore(tmp_path / "keys").make(Purpose.JOBS)
+    KeyStore(tmp_path / "keys").make(Purpose.CONTROL)
+    config = tmp_path / "agent.yaml"
+    server = {"name": "m", "kind": "nanomdm", "url": "http://127.0.0.1:1", "login": "env:MDM"}
+    site = {"time_zone": "Europe/London", "methods": ["mdm_command"], "mdm_servers": [server]}
+    config.write_text(json.dumps({"version": 1, "sites": {"london": site}}))
+    where = ("--data-dir", str(tmp_path), "--config", str(config))
+    code, _, err = run(entry_point, "--site", "london", *where)
+    assert code == 2
+    assert "no key in trust/records" in err
 
 
 @pytest.mark.parametrize("entry_point", ENTRY_POINTS)

@@ -133,6 +133,92 @@ def test_ssh_key_or_password_that_cannot_be_read_exits_1(
     assert done.stderr.endswith("2 secrets cannot be used here\n")
 
 
+INSTALLERS = """\
+    installers:
+      bucket:
+        name: macs
+        endpoint: https://s3.example.org
+        access_key: env:AK
+        secret_key: env:SK
+      folder: /var/lib/drydock/installers
+      listen: 127.0.0.1:8790
+      url: http://agent.example.org:8790
+      report_secret: env:REPORTS
+"""
+IMAGE = """\
+      images:
+        - name: loan
+          url: https://images.example.org/loan.dmg
+          size_bytes: 12000000000
+          sha256: "%s"
+          models: ["MacBookPro13,*"]
+          version: "12.7.6"
+          build: 21H1320
+          firmware: 529.140.2.0.0
+          volume: Loan
+""" % ("0" * 64)
+
+
+def test_images_and_the_cache_of_installers_are_summarized_without_secrets(
+    ssh_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AK", "SK", "REPORTS"):
+        monkeypatch.setenv(name, KEY)
+    text = ssh_config.read_text()
+    images = IMAGE + "      images_from: {name: images, region: eu-west-2}\n"
+    ssh_config.write_text(text.replace("    methods:", images + "    methods:") + INSTALLERS)
+    done = run("check", ssh_config)
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert (
+        "image loan: macOS 12.7.6 (21H1320), firmware 529.140.2.0.0, for MacBookPro13,*, 12 GB at"
+        " https://images.example.org/loan.dmg, restored to the volume Loan"
+    ) in lines
+    assert "images of bucket images/ at Amazon S3, region eu-west-2" in lines
+    assert "installers: bucket macs/ at https://s3.example.org" in lines
+    assert "login: env:AK is set, env:SK is set" in lines
+    assert (
+        "cache: /var/lib/drydock/installers, at most 80 GB, 2 GB of the volume stay free; served"
+        " at http://agent.example.org:8790 by 127.0.0.1:8790"
+    ) in lines
+    assert "reports of content caches: env:REPORTS is set" in lines
+    (site,) = [json.loads(line) for line in run("check", ssh_config, "--json").stdout.splitlines()]
+    assert site["installers"]["bucket"]["secret_key"]["is_set"] is True
+    assert site["ssh"]["images"][0]["volume"] == "Loan"
+    assert KEY not in done.output
+
+
+def test_login_of_the_bucket_that_cannot_be_read_exits_1(
+    ssh_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AK", KEY)
+    ssh_config.write_text(ssh_config.read_text() + INSTALLERS)
+    done = run("check", ssh_config)
+    assert done.exit_code == 1
+    assert "login: env:AK is set, env:SK: this variable is not set" in done.stdout
+    assert done.stderr.endswith("2 secrets cannot be used here\n")
+
+
+def test_doctor_finds_weak_files_of_the_pin_and_of_the_bucket(
+    ssh_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AK", KEY)
+    (tmp_path / "pin").write_text("604113")
+    (tmp_path / "pin").chmod(0o644)
+    text = ssh_config.read_text() + INSTALLERS + f"    erase_pin: file:{tmp_path}/pin\n"
+    ssh_config.write_text(text)
+    done = run("doctor", "--config", ssh_config)
+    assert done.exit_code == 1
+    assert f"PIN for an erase: file:{tmp_path}/pin" in done.stdout
+    assert "secret key of the bucket: env:SK: this variable is not set" in done.stdout
+    assert "604113" not in done.output
+    assert KEY not in done.output
+
+
+def test_site_without_a_cache_of_installers_is_named(config: Path) -> None:
+    assert "installers: each Mac fetches its own from Apple" in run("check", config).stdout
+
+
 @pytest.mark.parametrize(("pin", "code"), [("604113", 0), ("6041", 1), ("hunter2", 1)])
 def test_pin_for_an_erase_is_checked_and_not_shown(
     config: Path, monkeypatch: pytest.MonkeyPatch, pin: str, code: int
@@ -165,16 +251,15 @@ def test_unreadable_file_exits_2(tmp_path: Path) -> None:
 
 
 def test_warnings_exit_1_only_with_strict(config: Path) -> None:
-    config.write_text(SITE.replace("[ddm]", "[ddm, asr]") + UNLOCKED)
+    config.write_text(SITE.replace("[ddm]", "[ddm, erase_device]"))
     lenient, strict = run("check", config), run("check", config, "--strict")
     assert (lenient.exit_code, strict.exit_code) == (0, 1)
-    assert lenient.stdout.startswith(f"{config}:11:20: warning: sites.london.methods[1]: asr is")
+    assert lenient.stdout.startswith(f"{config}:11:14: warning: sites.london.methods: erase_device")
 
 
 WARNINGS = {
-    "SSH": (SITE.replace("[ddm]", "[ddm, asr]"), "methods[1]", "asr is not built yet"),
     "SSH without a method": (
-        SSH.replace("[softwareupdate]", "[asr]"),
+        SITE + SSH[SSH.index("    ssh:") : SSH.index("    methods:")],
         "ssh",
         "no method of this site uses SSH",
     ),
@@ -183,7 +268,11 @@ WARNINGS = {
         "ssh",
         "without `volume_owner`",
     ),
-    "unused server": (SITE.replace("[ddm]", "[asr]"), "mdm_servers", "no method of"),
+    "unused server": (
+        SITE.replace("    methods: [ddm]\n", "") + SSH[SSH.index("    ssh:") :],
+        "mdm_servers",
+        "no method of",
+    ),
     "plain HTTP": (SITE.replace("https://mdm", "http://mdm"), "mdm_servers[0].url", "without TLS"),
     "plain HTTP of KMFDDM": (
         SITE.replace("https://ddm", "http://ddm"),

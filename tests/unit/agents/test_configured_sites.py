@@ -30,10 +30,7 @@ from tests.configured_world import CONFIG, ENVIRONMENT, open_sites
 from tests.factories.sites import START, a_job, an_erasing_job
 from tests.fake_mdm import SECRETS, FakeMdm
 
-WITH_SSH = (
-    CONFIG.replace("startosinstall", "softwareupdate")
-    + "    ssh: {user: root, key: /key, known_hosts: /hosts, addresses: {C02MAC-1: 127.0.0.1}}\n"
-)
+WITH_SSH = CONFIG.replace("startosinstall", "softwareupdate")
 OVER_SSH = a_job(serial="C02MAC-1")
 DDM = a_job(method=Method.DDM, serial="C02MAC-1")
 PERMISSIONS = SitePermissions(parse_agent_config(CONFIG).config.sites["london"])
@@ -45,9 +42,13 @@ JOBS = {
         "method_not_allowed",
     ),
     "not listed, erases": (an_erasing_job(Method.ASR, serial="C02MAC-1"), "method_not_allowed"),
-    "listed, not built": (
+    "upgrades another Mac": (
+        a_job(Action.UPGRADE, Method.STARTOSINSTALL, serial="C02MAC-2"),
+        "locked",
+    ),
+    "upgrades a listed Mac": (
         a_job(Action.UPGRADE, Method.STARTOSINSTALL, serial="C02MAC-1"),
-        "unsupported",
+        None,
     ),
     "erases another Mac": (an_erasing_job(serial="C02MAC-2"), "locked"),
     "erases an unknown Mac": (an_erasing_job(), "locked"),

@@ -409,6 +409,40 @@ def test_newer_job_supersedes_an_untouched_one() -> None:
     assert [act[2] for act in fleet.acted] == [new.job_id]
 
 
+@pytest.mark.parametrize(("later_h", "is_kept"), [(49, False), (1, True)], ids=["past", "future"])
+def test_job_issued_before_one_of_the_past_is_out_of_date(later_h: float, is_kept: bool) -> None:
+    """A newest job of the future shows that a clock was ahead: the next job is not older."""
+    fleet = a_fleet()
+    executor = an_executor(fleet, halted=True)
+    ahead = a_job(udid="MAC-1", issued_at=START + hours(48), expires_at=START + hours(90))
+    executor.submit(signed_job(ahead), START + hours(48))
+    next_job = a_job(generation=1, issued_at=START + hours(1), expires_at=START + hours(80))
+    executor.submit(signed_job(next_job), START + hours(later_h))
+    ends = outcomes(collect(executor), next_job)
+    assert ends == ([] if is_kept else [("superseded", "newer_job")])
+    assert executor.live_jobs == 1
+
+
+@pytest.mark.parametrize("is_touched", [True, False], ids=["touched", "untouched"])
+def test_job_issued_before_one_of_the_future_waits_only_if_that_is_untouched(
+    *, is_touched: bool
+) -> None:
+    """The clock of the pipeline was 3 h ahead when it issued the newest job."""
+    fleet = a_fleet()
+    executor = an_executor(fleet, halted=not is_touched)
+    ahead = a_job(issued_at=START + hours(3))
+    executor.submit(signed_job(ahead), START)
+    executor.tick(START)
+    assert executor.touched_jobs == is_touched
+    delayed = a_job(generation=1, issued_at=START - hours(1))
+    executor.submit(signed_job(delayed), START + hours(0.1))
+    ends = outcomes(collect(executor), delayed)
+    assert ends == ([("superseded", "newer_job")] if is_touched else [])
+    executor.set_halts(())
+    drive(executor, fleet, START + hours(12))
+    assert [act[2] for act in fleet.acted] == [(ahead if is_touched else delayed).job_id]
+
+
 def test_newer_job_waits_for_a_job_that_touched_the_mac() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
@@ -435,7 +469,7 @@ def test_older_job_that_arrives_late_never_runs() -> None:
     drive(executor, fleet, START + hours(10))
     executor.submit(signed_job(old), START + hours(10))
     drive(executor, fleet, START + hours(20))
-    assert outcomes(collect(executor), old) == [("superseded", "superseded")]
+    assert outcomes(collect(executor), old) == [("superseded", "newer_job")]
     assert [act[2] for act in fleet.acted] == [new.job_id]
 
 

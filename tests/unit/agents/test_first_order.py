@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from agents.attempt_steps import Act, Finish, Step, Wait
 from agents.first_order import CLOCK_MARGIN
-from agents.lifecycle import IN_FLIGHT, Act, Finish, JournalEntry, Phase, Step, Wait, next_step
-from agents.mac import InstallState, Observation, Progress
+from agents.journal_entry import JournalEntry, Phase
+from agents.lifecycle import IN_FLIGHT, halt, leaves_an_order, next_step, supersede
+from agents.mac import InstallState, Observation, Progress, order_marker
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode, Outcome
@@ -162,6 +164,69 @@ def test_repeated_order_is_not_examined_as_a_first_one() -> None:
         boot_at=SINCE,
     )
     assert isinstance(next_step(intended, look(boot_at=SINCE), NOW), Act)
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_declaration_on_the_mac_is_given_again_with_its_time(*, unknown: bool) -> None:
+    """It may be that of an earlier issue of the job, by a clock that was days ahead."""
+    timed = UPDATE.model_copy(update={"enforce_at": NOW + hours(1)})
+    step = next_step(entry(timed, unknown=unknown), look(**marked(timed)), NOW)
+    assert isinstance(step, Act)
+    assert [each.outcome for each in step.results] == [Outcome.STARTED]
+    failed = Progress(InstallState.FAILED, error_code=ErrorCode.DOWNLOAD_FAILED, since=SINCE)
+    step = next_step(entry(timed, unknown=unknown), look(**marked(timed), progress=failed), NOW)
+    assert step_name(step) == ErrorCode.DOWNLOAD_FAILED
+
+
+UNFIT: dict[str, dict[str, Any]] = {
+    "downloading": {"progress": Progress(InstallState.DOWNLOADING)},
+    "installing": {"progress": Progress(InstallState.INSTALLING)},
+    "low disk": {"free_disk_gb": 1},
+}
+
+
+@pytest.mark.parametrize("shown", UNFIT.values(), ids=UNFIT.keys())
+def test_declaration_on_the_mac_is_not_judged_by_its_fitness(shown: dict[str, Any]) -> None:
+    timed = UPDATE.model_copy(update={"enforce_at": NOW + hours(1)})
+    before = entry(timed, unknown=False)
+    step = next_step(before, look(**marked(timed), **shown), NOW)
+    assert isinstance(step, Act)
+    assert [each.outcome for each in step.results] == [Outcome.STARTED]
+    halted = halt(step.entry)
+    assert isinstance(halted, Finish)
+    assert halted.entry.error_code is ErrorCode.HALTED
+    assert leaves_an_order(step.entry, halted.entry)
+
+
+def test_declaration_on_a_mac_that_runs_the_target_is_withdrawn() -> None:
+    timed = UPDATE.model_copy(update={"enforce_at": NOW + hours(1)})
+    before = entry(timed, unknown=False)
+    step = next_step(before, look(**marked(timed), **TARGET), NOW)
+    assert isinstance(step, Finish)
+    assert step_name(step) == "acted"
+    assert leaves_an_order(before, step.entry)
+
+
+@pytest.mark.parametrize("job", [UPDATE, IN_PLACE], ids=lambda job: job.method)
+@pytest.mark.parametrize("unknown", [False, True])
+def test_untouched_job_leaves_an_order_only_if_an_earlier_one_may_be_declared(
+    job: Job, *, unknown: bool
+) -> None:
+    before = entry(job, unknown=unknown)
+    assert (halt(before) is not None) == (unknown and job is UPDATE)
+    ended = supersede(before, NOW)
+    assert isinstance(ended, Finish)
+    assert leaves_an_order(before, ended.entry) == (unknown and job is UPDATE)
+
+
+def test_mark_of_another_step_of_the_attempt_counts() -> None:
+    """The job was issued again with another method, as after a restored backup."""
+    declared = UPDATE.model_copy(update={"enforce_at": NOW + hours(1)})
+    shown = {"marks": frozenset({order_marker(UPDATE.job_id, 1, "install")})}
+    step = next_step(entry(declared, unknown=True), look(**shown), NOW)
+    assert step_name(step) == "watching"
+    earlier = {"marks": frozenset({order_marker(UPDATE.job_id, 2, "install")})}
+    assert isinstance(next_step(entry(declared, unknown=True), look(**earlier), NOW), Act)
 
 
 def test_failure_that_the_mac_reports_since_the_issue_ends_a_followed_order() -> None:

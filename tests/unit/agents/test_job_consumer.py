@@ -6,8 +6,11 @@ import pytest
 from kafka import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ignore[import-untyped]
 
-from agents.job_consumer import GroupMember, JobConsumer
+from agents.consumer_group import GroupMember
+from agents.first_offset import first_offset
+from agents.job_consumer import JobConsumer
 from agents.metrics import AgentMetrics
+from agents.partition_runner import PartitionStatus
 from agents.stalls import StallMonitor
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log
@@ -130,7 +133,7 @@ class StuckRunner:
     partition = 0
     live_jobs = touched_jobs = waiting_results = doubted_jobs = waiting = 0
     worked_at = 0.0
-    status = None
+    status: PartitionStatus | None = None
 
     def __init__(self, trouble: str) -> None:
         self.trouble = trouble
@@ -185,6 +188,30 @@ def test_stalled_partition_is_refused_and_shown(
     assert not stalled.is_alive()
 
 
+def test_status_is_that_of_the_last_cycle_while_a_later_offset_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The runner commits before it publishes: a status with that offset would claim the end."""
+    consumer = FailingConsumer(None)
+    consumer.offset, consumer.end = 7, 9
+    consumer._coordinator.joins = consumer._coordinator.rebalances = False
+    monkeypatch.setattr(JobConsumer, "_subscribe", lambda _: consumer)
+    runner = StuckRunner("")
+    runner.status = PartitionStatus(None, None, 0, 0)
+    make_runner: Any = lambda *_: runner  # noqa: E731
+    reading = JobConsumer(
+        *(KafkaConnection(), MEMBER, make_runner, AgentMetrics(), make_log()),
+        is_kafka_up=lambda: True,
+    )
+    reading.start()
+    eventually(lambda: bool(reading.partition_statuses()), "the runner started")
+    reading.commit(0, 9)
+    eventually(lambda: reading._done.get(0) == 9, "the offset is committed")
+    assert reading.partition_statuses() == {0: PartitionStatus(7, None, 0, 0)}
+    reading.drain(0.0)
+    reading.join(WAIT_LIMIT_S)
+
+
 @pytest.mark.parametrize(
     ("begin", "offset", "end", "metadata", "first", "lost", "moved"),
     [
@@ -202,12 +229,8 @@ def test_partition_begins_at_its_first_record_that_may_be_new(
     consumer = FailingConsumer(None)
     consumer.begin, consumer.offset, consumer.end, consumer.metadata = begin, offset, end, metadata
     metrics = AgentMetrics()
-    no_runners: Any = None
-    reader = JobConsumer(
-        KafkaConnection(), MEMBER, no_runners, metrics, make_log(), is_kafka_up=lambda: True
-    )
-    reader._consumer = consumer
-    assert reader._first_offset(TopicPartition(jobs_topic("london"), 0)) == first
+    partition = TopicPartition(jobs_topic("london"), 0)
+    assert first_offset(consumer, partition, 5_000, metrics, make_log()) == first
     labels = {"topic": "drydock.jobs"}
     value = metrics.registry.get_sample_value
     assert value("drydock_records_lost_total", labels) == lost

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from agents.attempt_steps import result
 from agents.journal import Journal, JournalError
-from agents.lifecycle import JournalEntry, Phase, result
+from agents.journal_entry import JournalEntry, Phase
 from schemas.envelope import decode, encode
 from schemas.results import Outcome
 from tests.factories.sites import START, a_job, hours

@@ -1,4 +1,4 @@
-"""The private names of kafka-python that `agents.job_consumer.rejoin_if_stuck` uses.
+"""The private names of kafka-python that `agents.consumer_group.rejoin_if_stuck` uses.
 
 If a test fails, kafka-python has changed: compare `rejoin_if_stuck` with the new source of
 `kafka/coordinator`, run `tests/integration/test_agent_group.py` against a broker, and only then
@@ -20,7 +20,7 @@ from kafka.coordinator.base import (  # type: ignore[import-untyped]
 )
 from kafka.coordinator.consumer import ConsumerCoordinator  # type: ignore[import-untyped]
 
-from agents.job_consumer import rejoin_if_stuck
+from agents.consumer_group import rejoin_if_stuck
 
 TOPIC = "drydock.jobs.london"
 

@@ -9,21 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import lifecycle
+from agents import watching as watching_rules
+from agents.attempt_steps import Act, Finish, Observe, Step, Unreachable, Wait
+from agents.journal_entry import JournalEntry, Phase
 from agents.lifecycle import (
-    BEGIN_WITHIN,
     IN_FLIGHT,
     MAX_SENDS,
     NOT_NOW_LIMIT,
-    STALLED_AFTER,
+    NOT_NOW_POLL,
     UNREACHABLE_LIMIT,
-    Act,
-    Finish,
-    JournalEntry,
-    Observe,
-    Phase,
-    Step,
-    Unreachable,
-    Wait,
     apply_ack,
     halt,
     next_step,
@@ -31,6 +25,7 @@ from agents.lifecycle import (
     withdrawing,
 )
 from agents.mac import Ack, AckKind, InstallState, Observation, Obstacle, Progress
+from agents.watching import BEGIN_WITHIN, STALLED_AFTER
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode, Outcome
@@ -56,7 +51,8 @@ def look(**changes: Any) -> Observation:
 
 
 def entry(job: Job | None = None, **changes: Any) -> JournalEntry:
-    return JournalEntry(job=job or a_job(), accepted_at=START, wake_at=START, **changes)
+    fields = {"wake_at": START, **changes}
+    return JournalEntry(job=job or a_job(), accepted_at=START, **fields)
 
 
 def intended(job: Job | None = None, **changes: Any) -> JournalEntry:
@@ -224,6 +220,24 @@ INTENDED = {
         intended(unanswered=MAX_SENDS),
         look(),
         IN_FLIGHT,
+        "failed/unreachable",
+    ),
+    "declaration never arrived, three times": (
+        intended(DDM, unanswered=MAX_SENDS),
+        look(),
+        IN_FLIGHT,
+        "wait",
+    ),
+    "declaration never arrived, half an hour later": (
+        intended(DDM, unanswered=MAX_SENDS),
+        look(),
+        NOT_NOW_POLL,
+        "act",
+    ),
+    "declaration never arrived for a day": (
+        intended(DDM, unanswered=MAX_SENDS, held_since=START - UNREACHABLE_LIMIT),
+        look(),
+        NOT_NOW_POLL,
         "failed/unreachable",
     ),
     "never arrived, expired": (intended(), look(), timedelta(days=7), "expired/expired"),
@@ -424,16 +438,28 @@ WATCHED = {
     "nothing happened": (watching(), look(), BEGIN_WITHIN, "failed/nothing_happened"),
     "not due yet": (watching(LATER), look(), hours(48) + BEGIN_WITHIN - SECOND, "wait"),
     "due and nothing happened": (
-        watching(LATER),
+        watching(LATER, wake_at=START + hours(48) + BEGIN_WITHIN),
         look(),
         hours(48) + BEGIN_WITHIN,
         "failed/nothing_happened",
     ),
     "stuck": (
-        watching(progress=InstallState.DOWNLOADING),
+        watching(progress=InstallState.DOWNLOADING, wake_at=START + STALLED_AFTER),
         look(progress=downloading()),
         STALLED_AFTER,
         "failed/nothing_happened",
+    ),
+    "nothing happened, and no look for a day": (
+        watching(),
+        look(),
+        hours(24),
+        "wait",
+    ),
+    "stuck, and no look for a day": (
+        watching(progress=InstallState.DOWNLOADING),
+        look(progress=downloading()),
+        STALLED_AFTER,
+        "wait",
     ),
     "slow": (
         watching(progress=InstallState.DOWNLOADING),
@@ -469,6 +495,18 @@ def test_step_after_a_look(
     before: JournalEntry, observation: Observation | Unreachable | None, later: timedelta, want: str
 ) -> None:
     assert step_name(next_step(before, observation, START + later)) == want
+
+
+def test_time_without_looks_is_given_again_once() -> None:
+    """As after a clock that was set ahead by two days."""
+    before = watching(progress=InstallState.DOWNLOADING)
+    seen, late = look(progress=downloading()), START + hours(48)
+    step = next_step(before, seen, late)
+    assert isinstance(step, Wait)
+    assert late < step.entry.wake_at <= late + STALLED_AFTER
+    due = replace(step.entry, wake_at=late + STALLED_AFTER)
+    assert isinstance(next_step(due, seen, late + STALLED_AFTER - SECOND), Wait)
+    assert step_name(next_step(due, seen, late + STALLED_AFTER)) == "failed/nothing_happened"
 
 
 RESPONSES = {
@@ -507,6 +545,16 @@ def test_repeated_order_waits_for_its_own_response() -> None:
     assert isinstance(repeated, Act)
     unanswered = next_step(repeated.entry, look(), START + hours(1) + SECOND)
     assert step_name(unanswered) == "wait"
+
+
+@pytest.mark.parametrize("job", [a_job(Action.REINSTALL, Method.STARTOSINSTALL), DDM])
+def test_repeated_order_whose_response_is_lost_counts_from_its_intent(job: Job) -> None:
+    again = next_step(intended(job), look(), START + IN_FLIGHT)
+    assert isinstance(again, Act)
+    seen = look(marks=frozenset({again.entry.order_marker}))
+    step = next_step(again.entry, seen, START + hours(2))
+    assert isinstance(step, Wait)
+    assert step.entry.acted_at == START + IN_FLIGHT
 
 
 def test_started_is_reported_with_the_first_intent() -> None:
@@ -655,7 +703,7 @@ TIMES = {
 
 @pytest.mark.parametrize(("name", "value"), TIMES.items())
 def test_limits_of_an_attempt_have_their_documented_values(name: str, value: object) -> None:
-    assert getattr(lifecycle, name) == value
+    assert {**vars(lifecycle), **vars(watching_rules)}[name] == value
 
 
 @pytest.mark.parametrize("phase", [Phase.ACCEPTED, Phase.INTENDED, Phase.WATCHING])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.lifecycle import JournalEntry
+from agents.journal_entry import JournalEntry
 from agents.mac import Ack, InstallState
 from agents.simulated import ALWAYS, Faults, Period, SimulatedFleet, SiteRates
 from agents.simulated.network import Channel, SiteNetwork
@@ -141,6 +141,18 @@ def test_declaration_installs_when_it_is_due(
     reported_at = first_build_at(fleet.advance(START + 3 * DAY))
     assert reported_at is not None
     assert START + least < reported_at < START + most
+
+
+@pytest.mark.parametrize("after", [timedelta(seconds=30), hours(6)], ids=["early", "prepared"])
+def test_declaration_given_again_is_enforced_at_its_new_time(after: timedelta) -> None:
+    fleet = a_fleet()
+    order(fleet, a_job(method=Method.DDM, enforce_at=START + hours(60)))
+    fleet.advance(START + after)
+    order(fleet, a_job(method=Method.DDM, enforce_at=START + hours(12)))
+    reported_at = first_build_at(fleet.advance(START + 3 * DAY))
+    assert reported_at is not None
+    assert START + hours(12) < reported_at < START + hours(13)
+    assert len(fleet.acted) == 1
 
 
 def test_declaration_due_while_offline_is_enforced_an_hour_after_the_return() -> None:

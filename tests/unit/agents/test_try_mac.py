@@ -8,7 +8,14 @@ from typer.testing import CliRunner, Result
 from agents.cli import app
 
 SERIAL = "C02XK1ZYJHD3"
-NO_SSH = "sites: {london: {time_zone: UTC, methods: [asr]}}\n"
+NO_SSH = """\
+sites:
+  london:
+    time_zone: UTC
+    methods: [mdm_command]
+    mdm_servers:
+      - {name: main, kind: nanomdm, url: "https://mdm.example.org", login: env:KEY}
+"""
 
 
 def run(*args: str | Path) -> Result:

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from pipeline.cli.keys import app
 from pipeline.payload_signing import sign_job
-from pipeline.signing_keys import KeyStore
+from pipeline.signing_keys import KeyStore, WatchedKey
 from runtime.trusted_keys import KeyRing, KeysError, Purpose
 from schemas.signed_payloads import verify_job
-from schemas.signing import SignatureError
+from schemas.signing import SignatureError, key_id
 from tests.factories.sites import a_job
 
 JOBS, APPROVALS = Purpose.JOBS, Purpose.APPROVALS
@@ -124,3 +124,34 @@ def test_commands_make_rotate_list_and_retire_keys(tmp_path: Path) -> None:
 def test_command_prints_an_error_in_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = run(*arguments, "--dir", str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_watched_key_follows_a_rotation(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.make(Purpose.RECORDS)
+    watched = WatchedKey(tmp_path, Purpose.RECORDS, pytest.fail, interval_s=0)
+    old = watched.current()
+    assert watched.current() is old
+    new = store.rotate(Purpose.RECORDS)
+    assert key_id(watched.current().public_key()) == new
+
+
+def test_watched_key_signs_on_while_the_new_one_is_unusable(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.make(Purpose.RECORDS)
+    problems: list[str] = []
+    watched = WatchedKey(tmp_path, Purpose.RECORDS, problems.append, interval_s=0)
+    old = watched.current()
+    new = store.rotate(Purpose.RECORDS)
+    (tmp_path / f"records-{new}.pem").chmod(0o644)
+    assert watched.current() is old
+    assert watched.current() is old
+    (problem,) = problems
+    assert problem.endswith("the previous key signs")
+    (tmp_path / f"records-{new}.pem").chmod(0o600)
+    assert key_id(watched.current().public_key()) == new
+
+
+def test_watched_key_of_a_directory_without_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeysError, match="no key for records"):
+        WatchedKey(tmp_path, Purpose.RECORDS, pytest.fail)

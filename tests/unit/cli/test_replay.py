@@ -214,7 +214,7 @@ def test_invalid_policy_is_reported_line_by_line(data_dir: Path, tmp_path: Path)
         (("--since", "2025-12-12T10:00"), "--since: '2025-12-12T10:00' has no time zone"),
         (("--until", "soon"), "--until: 'soon' is not a time"),
         (("--since", "2025-12-13", "--until", "2025-12-12"), "is not before"),
-        (("--serial", "UNKNOWN"), "the log has no Mac 'UNKNOWN'"),
+        (("--serial", "UNKNOWN"), "no Mac is known as 'UNKNOWN'"),
         (("--policy", "missing.yaml"), "cannot read missing.yaml"),
     ],
 )
@@ -300,7 +300,8 @@ def test_unknown_mac_exits_2(data_dir: Path) -> None:
     result = drydock("explain", "UNKNOWN", "--data-dir", data_dir)
     assert result.exit_code == 2
     assert result.stderr == (
-        "drydock: the log has no Mac 'UNKNOWN': give a serial number, UDID or enrollment id\n"
+        "drydock: no Mac is known as 'UNKNOWN':"
+        " give a UDID, serial number, enrollment id or host name\n"
     )
 
 

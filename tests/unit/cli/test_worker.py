@@ -13,6 +13,7 @@ from runtime.trusted_keys import Purpose
 
 def test_data_directory_in_use_by_another_worker_is_refused(tmp_path: Path) -> None:
     KeyStore(tmp_path / "keys").make(Purpose.JOBS)
+    KeyStore(tmp_path / "keys").make(Purpose.CONTROL)
     given = ["--data-dir", str(tmp_path / "data"), "--keys", str(tmp_path / "keys")]
     with locked_folder(tmp_path / "data"):
         runner = CliRunner(env={"DRYDOCK_STAMP_KEYS": "the-stamp-key-of-the-tests"})
@@ -26,6 +27,7 @@ def test_data_directory_in_use_by_another_worker_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize("keys", [None, "", "too-short", "the-stamp-key-of-the-tests,short"])
 def test_worker_without_a_good_stamp_key_does_not_start(keys: str | None, tmp_path: Path) -> None:
     KeyStore(tmp_path / "keys").make(Purpose.JOBS)
+    KeyStore(tmp_path / "keys").make(Purpose.CONTROL)
     given = ["--data-dir", str(tmp_path / "data"), "--keys", str(tmp_path / "keys")]
     done = CliRunner(env={"DRYDOCK_STAMP_KEYS": keys}).invoke(app, ["worker", *given])
     assert done.exit_code == 2

@@ -1,5 +1,6 @@
-"""A version that only Jamf's record reports does not undo the installation that a job confirmed."""
+"""The version that runs: that of a later build, else that of a job which only Jamf denies."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -70,6 +71,18 @@ def jamf_contact_after_its_record() -> Device:
             id="erased-since",
         ),
         pytest.param(
+            with_report(updated_mac(), NOW + 43 * HOUR, "jamf", **OLD),
+            "compliant",
+            ("version_contradicted",),
+            id="two-days-after-the-job",
+        ),
+        pytest.param(
+            with_report(updated_mac(), NOW + 43 * HOUR + timedelta(seconds=1), "jamf", **OLD),
+            "security_update",
+            (),
+            id="erased-with-jamf-alone",
+        ),
+        pytest.param(
             with_report(updated_mac(), NOW, "jamf", **UPDATED), "compliant", (), id="same-version"
         ),
     ],
@@ -77,7 +90,7 @@ def jamf_contact_after_its_record() -> Device:
 def test_reported_version_after_a_confirmed_job(
     device: Device, reason: str, findings: tuple[str, ...]
 ) -> None:
-    found = decide(situation(device, job_history=(DONE,)))
+    found = decide(situation(device, job_history=(DONE,), now=NOW + 2 * DAY))
     assert (found.reason.value, found.findings) == (reason, findings)
 
 
@@ -91,3 +104,35 @@ def test_version_without_a_job_is_the_reported_one() -> None:
     assert decide(situation(device)).reason.value == "security_update"
     failed = entry("26.2", outcome=Outcome.FAILED, outcome_at=NOW - 9 * DAY)
     assert decide(situation(device, job_history=(failed,))).reason.value == "security_update"
+
+
+def known_by_builds(*reports: tuple[str | None, str | None]) -> Device:
+    """Return a Mac after these reports of version and build, an hour apart."""
+    device = mac(None, build=None, seen_at=NOW - 10 * HOUR)
+    for hours, (version, build) in enumerate(reports):
+        fields = {"os_version": version, "build": build}
+        known = {name: text for name, text in fields.items() if text is not None}
+        device = with_report(device, NOW - 9 * HOUR + hours * HOUR, **known)
+    return device
+
+
+@pytest.mark.parametrize(
+    ("reports", "reason"),
+    [
+        pytest.param([("16.2", "25C56")], "compliant", id="26-in-an-older-sdk"),
+        pytest.param([("16.1", "25B78")], "security_update", id="older-26-in-an-older-sdk"),
+        pytest.param([("25.2.0", "25C56")], "compliant", id="kernel's-version"),
+        pytest.param([("15.7.3", "25C56")], "compliant", id="build-of-another-line"),
+        pytest.param([("26.1", "25B78"), (None, "25C56")], "compliant", id="later-build"),
+        pytest.param([("26.2", "25C56"), (None, "25B78")], "security_update", id="older-build"),
+        pytest.param([(None, "25C56"), ("26.1", None)], "security_update", id="later-version"),
+        pytest.param([("26.2", "25C56"), (None, "25C99")], "compliant", id="unknown-of-the-train"),
+        pytest.param([("26.2", "25C56"), (None, "24G99")], "os_unknown", id="of-another-train"),
+        pytest.param([("10.16", "20C69")], "os_unknown", id="build-of-no-known-release"),
+        pytest.param([("16.2", None)], "os_unknown", id="no-such-macOS"),
+    ],
+)
+def test_a_later_build_shows_the_version(
+    reports: list[tuple[str | None, str | None]], reason: str
+) -> None:
+    assert decide(situation(known_by_builds(*reports))).reason == reason

@@ -317,8 +317,8 @@ def test_a_job_that_erases_carries_its_approval() -> None:
 
 def test_only_a_mac_held_for_capacity_waits_for_capacity() -> None:
     for device in (mac(), mac("26.2")):
-        assert not evaluate(situation(device)).waits_for_capacity
-    assert evaluate(situation(site_open_jobs=25)).waits_for_capacity
+        assert not evaluate(situation(device)).waits_for
+    assert evaluate(situation(site_open_jobs=25)).waits_for == {Action.UPDATE}
 
 
 def test_a_job_without_a_release_is_withdrawn_from_a_mac_that_is_held() -> None:

@@ -1,13 +1,16 @@
 """Exposure of a Mac: missing releases, severity and deadline."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from pipeline.decide.decision import decide
 from pipeline.decide.exposure import exposure
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import to_us
-from schemas.decisions import Severity
+from schemas.decisions import Reason, Severity, Verdict
+from schemas.findings import FindingCode
 from tests.factories import DAY, at, catalogue, kev, mac, policy, release, situation
 
 ONE, TWO = "CVE-2025-43529", "CVE-2025-14174"
@@ -94,3 +97,49 @@ def test_deadline_is_computed_once_for_a_kind_of_mac_and_a_policy(
     first = exposure(s).deadline_us(s.policy.deadlines)
     monkeypatch.setattr("pipeline.decide.exposure.due_us", None)
     assert exposure(s).deadline_us(s.policy.deadlines) == first
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours"), [("Europe/London", 0), ("Asia/Tokyo", -9), ("America/New_York", 5)]
+)
+def test_due_date_of_cisa_ends_with_the_day_of_the_site(zone: str, hours: int) -> None:
+    end = at("2026-01-25") - timedelta(seconds=1)
+    known = catalogue(release("26.2", cves=[ONE], day="2026-01-15"), kev(ONE, due=end))
+    rules = policy(
+        sites={"london": {"time_zone": zone}}, deadlines={"exploited": "90d", "high": "90d"}
+    )
+    s = situation(advisories=known, rules=rules)
+    assert decide(s).deadline_at == end + timedelta(hours=hours)
+
+
+def test_due_date_that_passed_at_the_site_before_its_receipt_is_ignored() -> None:
+    end = at("2026-01-25") - timedelta(seconds=1)
+    listed = kev(ONE, due=end, first_seen_at=end - timedelta(hours=2))
+    known = catalogue(release("26.2", cves=[ONE], day="2026-01-15"), listed)
+    rules = policy(
+        sites={"london": {"time_zone": "Asia/Tokyo"}},
+        deadlines={"exploited": "9d", "high": "90d"},
+    )
+    found = decide(situation(advisories=known, rules=rules))
+    assert found.deadline_at == end - timedelta(hours=2) + 9 * DAY
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [("26.1", Reason.UNCERTAIN), ("26.2", Reason.COMPLIANT), ("15.7.3", Reason.COMPLIANT)],
+)
+def test_release_for_hardware_that_is_not_listed_is_sent_to_nobody_and_met_by_nobody(
+    version: str, reason: Reason
+) -> None:
+    known = catalogue(release("26.1"), release("15.7.3"), release("26.2", device_ids=[]))
+    decision = decide(situation(mac(version), advisories=known))
+    assert (decision.decision, decision.reason) == (Verdict.NOTHING, reason)
+    listed = reason is Reason.COMPLIANT
+    assert (FindingCode.DEVICE_NOT_LISTED in decision.findings) is not listed
+
+
+def test_build_of_a_seed_is_never_a_target() -> None:
+    known = catalogue(release("26.2", build="25C5428"), release("26.1"))
+    target = decide(situation(mac("26.1"), advisories=known)).target
+    assert target is not None
+    assert (str(target.version), target.build) == ("26.2", None)

@@ -185,6 +185,38 @@ def test_failed_attempts_double_the_cool_down_and_then_end(
         assert decision.next_eligible_at == last_at + 4 * HOUR * 2 ** (tries - 1)
 
 
+OUT_OF_DATE = [
+    pytest.param([50, 40], ErrorCode.NEWER_JOB, False, id="two"),
+    pytest.param([50, 40, 30], ErrorCode.NEWER_JOB, True, id="three-within-an-hour"),
+    pytest.param([60, 40, 30], ErrorCode.NEWER_JOB, False, id="one-an-hour-ago"),
+    pytest.param([50, 40, -30], ErrorCode.NEWER_JOB, False, id="one-of-the-future"),
+    pytest.param([50, 40, 30], ErrorCode.HALTED, False, id="halted"),
+    pytest.param([50, 40, 30], ErrorCode.SUPERSEDED, False, id="withdrawn"),
+    pytest.param([50, 40, 30], None, False, id="presumed"),
+]
+
+
+@pytest.mark.parametrize(("minutes", "code", "waits"), OUT_OF_DATE)
+def test_need_waits_after_three_jobs_that_were_out_of_date_within_an_hour(
+    minutes: list[int], code: ErrorCode | None, waits: bool
+) -> None:
+    ended = [NOW - HOUR * ago / 60 for ago in minutes]
+    history = tuple(
+        entry(
+            generation=number,
+            issued_at=NOW - 2 * HOUR,
+            outcome=Outcome.SUPERSEDED,
+            outcome_at=at,
+            error_code=code,
+        )
+        for number, at in enumerate(ended)
+    )
+    decision = decide(situation(job_history=history))
+    assert decision.reason is (Reason.COOLING_DOWN if waits else Reason.SECURITY_UPDATE)
+    if waits:
+        assert decision.next_eligible_at == min(ended) + HOUR
+
+
 REHEARSALS = [
     pytest.param(13.9, Reason.DRY_RUN, id="not-again-yet"),
     pytest.param(14.0, Reason.SECURITY_UPDATE, id="again"),

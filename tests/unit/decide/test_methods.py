@@ -39,8 +39,8 @@ UPDATE_METHODS = [
     pytest.param("26.1", {}, {}, Method.DDM, None, id="ddm-on-a-supervised-modern-mac"),
     pytest.param("14.0", {}, {}, Method.DDM, None, id="ddm-from-14-on"),
     pytest.param("13.7.7", T1, {}, Method.MDM_COMMAND, None, id="command-below-14"),
-    pytest.param("11.0", T1, {}, Method.MDM_COMMAND, None, id="command-from-11-on"),
-    pytest.param("10.15.7", T1, {}, Method.SOFTWAREUPDATE, None, id="no-mdm-method-below-11"),
+    pytest.param("12.7.5", T1, {}, Method.MDM_COMMAND, None, id="command-from-12-on"),
+    pytest.param("11.7.9", T1, {}, Method.SOFTWAREUPDATE, None, id="no-mdm-method-below-12"),
     pytest.param(
         "13.7.7",
         T1 | {"supervised": False},
@@ -162,8 +162,8 @@ def test_update_method_is_the_first_without_an_obstacle(
 ) -> None:
     known = catalogue(
         *(release(v) for v in ("26.2", "15.7.3", "14.8.3", "13.7.8")),
+        release("12.7.6", day="2024-07-29", build="21H1320"),
         release("11.7.10", day="2023-09-11", build="20G1427"),
-        release("10.15.8", day="2023-09-11", build=""),
     )
     # Without upgrades off dead lines, an update within the line is the only need.
     rules = policy(**({"upgrades": {"out_of_support": False}} | settings))

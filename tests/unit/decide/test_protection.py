@@ -145,7 +145,8 @@ def test_enrolled_mac_without_a_known_owner_is_held(device: Device, reason: str)
 
 
 def test_owner_is_known_where_the_policy_excludes_personal_macs() -> None:
-    rules = policy(mdm={"user_enrollment": False})
+    any_mac = {"confirmed_only": False}
+    rules = policy(mdm={"user_enrollment": False}, blast_radius=any_mac)
     assert result(unmanaged(), rules=rules)[1] == "security_update"
 
 

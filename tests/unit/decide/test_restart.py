@@ -14,7 +14,10 @@ from schemas.jobs import Action, Method
 from schemas.results import ErrorCode, Outcome
 from tests.factories import DAY, HOUR, NOW, entry, mac, policy, situation
 
-ONLY_DDM = policy(methods={"update": ["ddm"]})
+BY_MDM = {"update": ["ddm"], "restart": ["restart_device"]}
+ONLY_DDM = policy(methods=BY_MDM)
+BOTH = {"update": ["ddm"], "restart": ["restart_update_service", "restart_device"]}
+BOTH_RESTARTS = policy(methods=BOTH)
 INTENT = "failing:26.2"
 
 
@@ -37,11 +40,14 @@ def update(generation: int, issued_at: datetime, **changes: Any) -> JobEntry:
 
 def restart(outcome: Outcome, code: ErrorCode | None = None, **changes: Any) -> JobEntry:
     """Return a restart that ended a day ago."""
-    fields = {"issued_at": NOW - 1.1 * DAY, "outcome_at": NOW - DAY} | changes
+    fields: dict[str, Any] = {
+        "issued_at": NOW - 1.1 * DAY,
+        "outcome_at": NOW - DAY,
+        "method": Method.RESTART_DEVICE,
+    } | changes
     return entry(
         INTENT,
         action=Action.RESTART,
-        method=Method.RESTART_DEVICE,
         version=None,
         outcome=outcome,
         error_code=code,
@@ -69,7 +75,7 @@ def test_restart_is_confirmed_within_a_day() -> None:
 
 
 def test_restart_comes_before_the_last_attempt_although_a_method_is_left() -> None:
-    both = policy()
+    both = policy(methods={"restart": ["restart_device"]})
     assert decided(updates(3), both).method is Method.SOFTWAREUPDATE
     assert decided(updates(4), both).action is Action.RESTART
     assert decided((*updates(4), restart(Outcome.SUCCEEDED)), both).action is Action.UPDATE
@@ -83,7 +89,7 @@ def test_only_a_failure_at_the_mac_after_the_restart_leads_to_the_reinstall(
     code: ErrorCode, action: Action
 ) -> None:
     later = update(3, NOW - 0.9 * DAY, error_code=code)
-    rules = policy(methods={"update": ["ddm"]}, thresholds={"cool_down": "1m"})
+    rules = policy(methods=BY_MDM, thresholds={"cool_down": "1m"})
     assert decided((*updates(3), restart(Outcome.SUCCEEDED), later), rules).action is action
 
 
@@ -121,7 +127,7 @@ WITHOUT = [
     pytest.param(updates(5), ONLY_DDM, {}, id="no-attempt-left-after-it"),
     pytest.param(
         updates(3, method=Method.SOFTWAREUPDATE),
-        policy(methods={"update": ["softwareupdate"]}),
+        policy(methods={"update": ["softwareupdate"], "restart": ["restart_device"]}),
         {"enrolled": False},
         id="not-in-mdm",
     ),
@@ -137,7 +143,7 @@ def test_mac_that_cannot_restart_is_reinstalled(
 
 def test_restart_waits_for_the_window_and_needs_neither_disk_nor_power() -> None:
     night = policy(
-        methods={"update": ["ddm"]},
+        methods=BY_MDM,
         windows=[{"from": "22:00", "to": "04:00"}],
         deadlines={"high": "400d"},
     )
@@ -161,3 +167,29 @@ def test_open_restart_holds_the_update() -> None:
     assert (decision.reason, decision.action) == (Reason.JOB_OPEN, Action.RESTART)
     assert decision.next_eligible_at is not None
     assert decision.next_eligible_at > NOW - timedelta(hours=1)
+
+
+SERVICE: dict[str, Any] = {"method": Method.RESTART_UPDATE_SERVICE}
+
+
+def test_update_service_is_restarted_before_the_mac() -> None:
+    assert decided(updates(3), BOTH_RESTARTS).method is Method.RESTART_UPDATE_SERVICE
+    service = restart(Outcome.SUCCEEDED, **SERVICE)
+    assert decided((*updates(3), service), BOTH_RESTARTS).action is Action.UPDATE
+    rules = policy(methods=BOTH, thresholds={"cool_down": "1m"})
+    again = update(3, NOW - 0.9 * DAY)
+    assert decided((*updates(3), service, again), rules).method is Method.RESTART_DEVICE
+
+
+def test_mac_restarts_at_once_if_its_site_forbids_the_restart_of_the_service() -> None:
+    refused = restart(Outcome.REFUSED, ErrorCode.METHOD_NOT_ALLOWED, **SERVICE)
+    assert decided((*updates(3), refused), BOTH_RESTARTS).method is Method.RESTART_DEVICE
+
+
+def test_reinstall_follows_if_the_update_fails_after_both_restarts() -> None:
+    rules = policy(methods=BOTH, thresholds={"cool_down": "1m"})
+    service = restart(Outcome.SUCCEEDED, **SERVICE)
+    device = restart(Outcome.SUCCEEDED, issued_at=NOW - 0.8 * DAY, outcome_at=NOW - 0.7 * DAY)
+    first, second = update(3, NOW - 0.9 * DAY), update(4, NOW - 0.5 * DAY)
+    history = (*updates(3), service, first, device, second)
+    assert decided(history, rules).action is Action.REINSTALL

@@ -8,9 +8,11 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.embedded.service import Service
+from pipeline.embedded.unsent_jobs import load_issued_job
 from pipeline.signing_keys import KeyStore
 from pipeline.state.jobs import JobHistory
 from runtime.trusted_keys import KeyRing, Purpose
+from schemas.jobs import JobIssued
 from schemas.results import ErrorCode, Outcome
 from tests.embedded_world import POLICY
 from tests.factories import resulted
@@ -43,7 +45,9 @@ def data_dir(tmp_path: Path) -> Path:
     for udid, code in (("MAC-1", ErrorCode.INSTALL_FAILED), ("MAC-2", ErrorCode.COMMAND_REJECTED)):
         service.accept([osquery_report(udid, START, **old)], (), START)
         (entry,) = service.reconciler.fleet.job_histories[udid]
-        job = service._load_issued_job(entry.job_id).job
+        issued = load_issued_job(service.store, entry, udid, START)
+        assert isinstance(issued, JobIssued)
+        job = issued.job
         service.accept([resulted(job, Outcome.FAILED, START, code)], (), START)
     service.close()
     return tmp_path
@@ -95,7 +99,7 @@ def test_mac_whose_attempts_were_reset_gets_its_next_job(
     [
         (("all", "--cause", "rain"), "unknown error code 'rain'; one of: bad_signature"),
         (("site:berln",), "no site 'berln'; the sites are london"),
-        (("C02UNKNOWN",), "no Mac has the name 'C02UNKNOWN'"),
+        (("C02UNKNOWN",), "no Mac is known as 'C02UNKNOWN'"),
         (("all", "--bootstrap", "127.0.0.1:1"), "choose one"),
     ],
 )

@@ -1,6 +1,7 @@
 """Documents of polled feeds, given to the sink of the HTTP application."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.embedded.feeds import ServiceSink
@@ -9,6 +10,8 @@ from pipeline.ingest.feed_review import FeedOutcome
 from tests.factories.sofa import feed, line, release
 from tests.unit.gateway.apps import sqlite_app
 from tests.unit.gateway.fakes import until
+
+DATED = datetime(2026, 2, 1, 8, tzinfo=UTC)
 
 
 def test_polled_document_is_accepted_as_if_it_had_been_posted(tmp_path: Path) -> None:
@@ -20,10 +23,12 @@ def test_polled_document_is_accepted_as_if_it_had_been_posted(tmp_path: Path) ->
             sink = ServiceSink(it.app.feeds)
             found = await sink.process_document("sofa", document, accept_losses=False)
             posted = await it.post("/v1/feeds/sofa", document)
-            assert posted.json() == {"outcome": "unchanged", "events": 0, "dead_letters": 0}
+            dated = {"document_at": DATED.isoformat()}
+            counts = {"events": 0, "dead_letters": 0}
+            assert posted.json() == {"outcome": "unchanged", **counts, **dated}
             return found
 
-    assert asyncio.run(polled()) == DocumentResult(FeedOutcome.ACCEPTED, 1)
+    assert asyncio.run(polled()) == DocumentResult(FeedOutcome.ACCEPTED, 1, document_at=DATED)
 
 
 def test_document_is_unreachable_while_too_many_requests_wait(tmp_path: Path) -> None:

@@ -103,8 +103,9 @@ def test_feed_is_compared_with_its_last_document(tmp_path: Path) -> None:
             ],
         }
         first = await client.post("/v1/feeds/kev", json=kev)
-        assert first.json() == {"outcome": "accepted", "events": 1, "dead_letters": 0}
-        unchanged = {"outcome": "unchanged", "events": 0, "dead_letters": 0}
+        dated = {"document_at": "2026-08-05T12:00:00+00:00"}
+        assert first.json() == dated | {"outcome": "accepted", "events": 1, "dead_letters": 0}
+        unchanged = dated | {"outcome": "unchanged", "events": 0, "dead_letters": 0}
         assert (await client.post("/v1/feeds/kev", json=kev)).json() == unchanged
         for letters in (1, 0):
             refused = (await client.post("/v1/feeds/kev", content=b"{")).json()
@@ -235,7 +236,7 @@ RESETS = [
     ({"scope": "site:london", "cause": "unreachable"}, 200, "site:london"),
     ({"scope": "c02mac-1"}, 200, "device:MAC-1"),
     ({"scope": "site:berln"}, 404, "no site 'berln'; the sites are london"),
-    ({"scope": "C02UNKNOWN"}, 404, "no Mac has the name 'C02UNKNOWN'"),
+    ({"scope": "C02UNKNOWN"}, 404, "no Mac is known as 'C02UNKNOWN'"),
     ({"scope": "site:NO SITE"}, 400, "'site:NO SITE' is not a scope"),
     ({"scope": "all", "cause": "rain"}, 400, "cause: "),
     ({"scope": "all", "why": ""}, 400, "why: "),
@@ -258,8 +259,10 @@ def test_reset_of_attempts_names_a_known_scope_and_cause(
     run(tmp_path, test)
 
 
-@pytest.mark.parametrize(("key", "status"), [(APPROVALS_KEY, 200), (STRANGER_KEY, 403)])
-def test_approval_must_be_signed_by_a_trusted_key(tmp_path: Path, key: Any, status: int) -> None:
+@pytest.mark.parametrize(("key", "status"), [(APPROVALS_KEY, 409), (STRANGER_KEY, 403)])
+def test_approval_of_an_unknown_mac_is_refused_with_any_key(
+    tmp_path: Path, key: Any, status: int
+) -> None:
     async def test(it: SqliteApp) -> None:
         client = it.client
         decision = Decision(
@@ -317,6 +320,11 @@ def test_metrics_are_openmetrics_with_the_expected_counts(tmp_path: Path) -> Non
             == 1
         )
         assert samples["drydock_decisions_total", "security_update", "update"] >= 1
+        assert samples["drydock_decision_latency_seconds_count",] >= 1
+        assert samples["drydock_job_latency_seconds_count",] == 1
+        assert samples["drydock_newest_input_timestamp_seconds", "events"] > 0
+        assert samples["drydock_gateway_requests_total", "accepted", "events"] == 3
+        assert samples["drydock_halts", "all"] == 0
         assert samples["drydock_ready",] == 1
 
     run(tmp_path, test, **SECRETS)

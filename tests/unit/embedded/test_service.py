@@ -414,8 +414,8 @@ def test_jobs_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) ->
     service.close()
 
 
-def test_stored_policy_that_this_version_refuses_is_an_error_at_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stored_policy_that_this_version_refuses_is_replaced_by_that_of_the_log(
+    tmp_path: Path,
 ) -> None:
     open_service(tmp_path, Environment.of()).close()
     service = open_service(tmp_path, Environment.of())
@@ -424,8 +424,10 @@ def test_stored_policy_that_this_version_refuses_is_an_error_at_the_start(
     with service.store.transaction("test"):
         service.store.put_setting("policy", wire.replace(b"london:", b"lon don:"))
     service.close()
-    with pytest.raises(StoreError, match="policy kept in the data directory"):
-        Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS)
+    service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS)
+    assert service.store.setting("policy") == wire
+    assert [letter.code for letter in service.store.dead_letters()] == ["unreadable"]
+    service.close()
 
 
 @settings(max_examples=15)

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pipeline.feeds.download_cache import DownloadCache
 from pipeline.feeds.poller import DocumentResult, Poller, make_poller
 from pipeline.ingest.feed_review import FeedOutcome
 from schemas.feeds import FeedSource
+
+DATED = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -25,15 +28,20 @@ class Sink:
         self, source: FeedSource, document: bytes, *, accept_losses: bool
     ) -> DocumentResult:
         self.documents.append((source, document, accept_losses))
-        return DocumentResult(self.outcomes.get(source, FeedOutcome.ACCEPTED), detail="why")
+        outcome = self.outcomes.get(source, FeedOutcome.ACCEPTED)
+        return DocumentResult(outcome, detail="why", document_at=DATED)
 
 
 @dataclass
 class Counts:
     polls: list[tuple[str, str]] = field(default_factory=list)
+    document_at: datetime | None = None
 
-    def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
+    def count_poll(
+        self, source: FeedSource, outcome: FeedOutcome, document_at: datetime | None
+    ) -> None:
         self.polls.append((source, outcome.value))
+        self.document_at = document_at
 
 
 @dataclass
@@ -71,6 +79,7 @@ def test_unreachable_feed_does_not_prevent_polls_of_others(scene: Scene) -> None
     poller = scene.poller(sofa=str(scene.folder / "nowhere"), kev=scene.file("kev", b"k"))
     asyncio.run(poller.poll(scene.sink))
     assert scene.counts.polls == [("sofa", "unreachable"), ("kev", "accepted")]
+    assert scene.counts.document_at == DATED
     assert scene.log.entries[0]["event"] == "feed unreachable"
     assert "No such file" in scene.log.entries[0]["detail"]
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from pipeline.config import GatewaySettings, ServerSettings
+from pipeline.embedded.http_metrics import ServiceHttpMetrics
 from pipeline.embedded.log import Log
 from pipeline.embedded.metrics_log import MetricsLog
 from pipeline.embedded.operator_api import OperatorApi
@@ -262,15 +263,17 @@ async def sqlite_app(
         space=SpaceReserve(folder),
     )
     sink = SqliteSink(thread)
+    http_metrics = ServiceHttpMetrics(metrics)
     app = HttpApp(
         sink,
         Authenticator(lambda: environment_logins(chosen), loopback, ADMIN_TOKEN),
         chosen,
         REDACTOR,
-        metrics,
+        http_metrics,
         log,
         clock,
         feeds=sink,
+        count_request=http_metrics.count_request,
     )
     thread.start()
     try:

@@ -15,6 +15,7 @@ from pipeline.embedded import control_events
 from pipeline.gateway import payloads, records
 from pipeline.ingest.sources import TRANSLATORS
 from schemas.envelope import TokenUpdatedEvent, encode
+from schemas.signed_records import SIGNATURE_BYTES, STAMP_BYTES
 from tests.embedded_world import POLICY
 from tests.factories.sites import osquery_report
 from tests.unit.gateway.apps import FORMS, HMAC_KEY, NOW, RunningApp, signed
@@ -138,7 +139,8 @@ def test_payload_becomes_a_dead_letter_when_its_translation_raises(
 def test_oversize_event_is_refused_or_becomes_a_dead_letter(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "MAX_EVENT_BYTES", 100)
+    beside = SIGNATURE_BYTES + STAMP_BYTES
+    monkeypatch.setattr(records, "MAX_EVENT_BYTES", 100 + beside)
 
     async def test(it: RunningApp) -> None:
         response = await it.post("/v1/events", event("MAC-1"))
@@ -375,10 +377,26 @@ def test_request_without_a_route_gets_a_json_error(
         allowed = response.headers.get("allow")
         assert (allowed and ", ".join(sorted(allowed.split(", ")))) == allow
         labels = {"route": "none", "status": str(status)}
+        assert it.registry.get_sample_value("drydock_http_requests_total", labels) == 1
         name = "drydock_http_request_duration_seconds_count"
-        assert it.registry.get_sample_value(name, labels) == 1
+        assert it.registry.get_sample_value(name, {"route": "none"}) == 1
 
     run(test)
+
+
+def test_first_refusal_of_a_sender_is_an_increase(run: Run) -> None:
+    async def test(it: RunningApp) -> None:
+        value = it.registry.get_sample_value
+        labels = {"route": "/webhooks/{source}", "status": "401"}
+        inputs = {"source": "jamf", "outcome": "unauthorized"}
+        assert value("drydock_http_requests_total", labels) == 0
+        assert value("drydock_gateway_requests_total", inputs) == 0
+        assert (await it.client.post("/webhooks/jamf", content=b"{}")).status_code == 401
+        assert value("drydock_http_requests_total", labels) == 1
+        assert value("drydock_gateway_requests_total", inputs) == 1
+        assert value("drydock_newest_input_timestamp_seconds", {"source": "jamf"}) == 0
+
+    run(test, jamf_secret=SecretStr("jamf-secret"))
 
 
 def test_request_id_is_kept_or_made(run: Run) -> None:

@@ -120,7 +120,7 @@ def test_sender_of_events_is_the_one_whose_secret_was_sent() -> None:
 
 
 def test_token_of_a_mac_is_valid_for_this_mac_alone() -> None:
-    munki = Login(default_sender("munki"), masters=("master-secret",))
+    munki = Login(default_sender("munki"), master_secrets=("master-secret",))
     checker = Authenticator(lambda: Logins((munki,)))
     sender = check(
         checker, "munki", {"x-drydock-secret": device_token("master-secret", "mac-1")}, BODY

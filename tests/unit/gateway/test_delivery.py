@@ -4,8 +4,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,88 +15,24 @@ from tenacity import RetryCallState
 
 from pipeline.gateway.delivery import DeliveryLimits, StoreAndForwardProducer
 from pipeline.gateway.producer import BackpressureError, DeliveryInterruptedError, DurableIn
-from pipeline.gateway.records import Record
-from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
+from pipeline.gateway.spool import Spool, Spooled, SpoolError
 from runtime.retry import RetryPolicy
 from tests.unit.gateway.fakes import ACK_WAIT_S, TIMEOUT_S, FakeKafka, until
+from tests.unit.gateway.running_producer import (
+    MIB,
+    RETRY,
+    FakeMetrics,
+    first_seen,
+    record,
+    run,
+    running,
+)
 
-MIB = 1024 * 1024
-RETRY = RetryPolicy(first_s=0.001, max_s=0.001)
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 class CrashError(Exception):
     """The process died here."""
-
-
-class FakeMetrics:
-    """The metrics that the producer reported."""
-
-    def __init__(self) -> None:
-        self.durable_counts: dict[DurableIn, int] = dict.fromkeys(DurableIn, 0)
-        self.spooling: list[bool] = []
-
-    def observe_durable(self, topic: str, durable_in: DurableIn, duration_s: float) -> None:
-        assert (topic, duration_s >= 0) == ("drydock.checkins.v1", True)
-        self.durable_counts[durable_in] += 1
-
-    def set_spooling(self, *, spooling: bool) -> None:
-        self.spooling.append(spooling)
-
-
-@dataclass
-class RunningProducer:
-    producer: StoreAndForwardProducer
-    spool: Spool
-    counts: FakeMetrics
-
-
-@asynccontextmanager
-async def running(
-    kafka: FakeKafka,
-    folder: Path,
-    hook: Callable[[str], None] | None = None,
-    *,
-    max_bytes: int = MIB,
-    max_waiting: int = 1000,
-    spool: Spool | None = None,
-    **limits: Any,
-) -> Any:
-    spool = spool or Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
-    counts = FakeMetrics()
-    log = structlog.wrap_logger(structlog.ReturnLogger())
-    producer = StoreAndForwardProducer(
-        kafka.connect,
-        spool,
-        counts,
-        log,
-        max_waiting=max_waiting,
-        ack_wait_s=ACK_WAIT_S,
-        limits=DeliveryLimits(**{"retry": RETRY, **limits}),
-    )
-    task = asyncio.create_task(producer.run())
-    try:
-        yield RunningProducer(producer, spool, counts)
-    finally:
-        producer.stop()
-        await asyncio.wait_for(task, TIMEOUT_S)
-
-
-def record(mac: str, number: int) -> Record:
-    return Record("drydock.checkins.v1", mac.encode(), str(number).encode())
-
-
-def first_seen(log: list[Record]) -> dict[bytes, list[int]]:
-    """Return the numbers of each key, in the order of their first appearance."""
-    seen: dict[bytes, list[int]] = defaultdict(list)
-    for one in log:
-        if int(one.value) not in seen[one.key]:
-            seen[one.key].append(int(one.value))
-    return seen
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
 
 
 def test_record_is_not_spooled_while_kafka_acknowledges(tmp_path: Path) -> None:
@@ -258,40 +193,6 @@ def test_direct_mode_returns_during_a_steady_stream(tmp_path: Path) -> None:
     run(test)
 
 
-def test_full_spool_refuses_records_until_it_has_room_again(tmp_path: Path) -> None:
-    async def test() -> None:
-        kafka = FakeKafka(away=True)
-        async with running(kafka, tmp_path, max_bytes=500) as it:
-            accepted = 0
-            with suppress(SpoolFullError):
-                while True:
-                    await it.producer.put([record("A", accepted)])
-                    accepted += 1
-            assert accepted == it.spool.depth > 0
-            assert it.producer.refusal is not None
-            kafka.come_back()
-            await until(lambda: not it.producer.spooling)
-            await it.producer.put([record("A", accepted)])
-            assert [int(one.value) for one in kafka.log] == list(range(accepted + 1))
-
-    run(test)
-
-
-def test_put_is_refused_when_too_many_calls_wait(tmp_path: Path) -> None:
-    async def test() -> None:
-        kafka = FakeKafka()
-        async with running(kafka, tmp_path, max_waiting=1) as it:
-            await until(lambda: not it.producer.spooling)
-            kafka.go_away()
-            first = asyncio.create_task(it.producer.put([record("A", 1), record("A", 2)]))
-            await asyncio.sleep(0)
-            with pytest.raises(BackpressureError):
-                await it.producer.put([record("A", 3)])
-            await first
-
-    run(test)
-
-
 def test_stop_makes_records_in_flight_durable(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
@@ -422,93 +323,6 @@ def test_no_accepted_record_is_lost_and_the_order_of_each_mac_is_kept(
 
 
 # --- limits ---
-
-
-def test_records_in_flight_are_limited(tmp_path: Path) -> None:
-    async def test() -> None:
-        kafka = FakeKafka()
-        async with running(kafka, tmp_path, max_in_flight=3) as it:
-            await until(lambda: not it.producer.spooling)
-            kafka.go_away()
-            puts = [asyncio.create_task(it.producer.put([record("A", n)])) for n in range(10)]
-            most = 0
-            while not all(put.done() for put in puts):
-                most = max(most, len(kafka.producers[0].held))
-                await asyncio.sleep(0.001)
-            assert (most, it.spool.depth) == (3, 10)
-            await asyncio.sleep(5 * ACK_WAIT_S)
-            assert len(kafka.producers[0].held) == 3
-            kafka.come_back()
-            await until(lambda: not it.producer.spooling)
-            assert [int(one.value) for one in kafka.log] == list(range(10))
-
-    run(test)
-
-
-def test_put_is_refused_when_the_queue_is_full(tmp_path: Path) -> None:
-    async def test() -> None:
-        kafka = FakeKafka()
-        async with running(kafka, tmp_path, max_queued=2) as it:
-            await until(lambda: not it.producer.spooling)
-            first = asyncio.create_task(it.producer.put([record("A", 1), record("A", 2)]))
-            await asyncio.sleep(0)
-            with pytest.raises(BackpressureError):
-                await it.producer.put([record("A", 3)])
-            await first
-            await it.producer.put([])
-            await it.producer.put([record("A", 3)])
-
-    run(test)
-
-
-def test_finished_and_cancelled_calls_do_not_count_as_waiting(tmp_path: Path) -> None:
-    async def test() -> None:
-        kafka = FakeKafka()
-        async with running(kafka, tmp_path, max_waiting=1) as it:
-            for number in range(5):
-                await it.producer.put([record("A", number)])
-            kafka.go_away()
-            given_up = asyncio.create_task(it.producer.put([record("A", 5)]))
-            await asyncio.sleep(0)
-            given_up.cancel()
-            with suppress(asyncio.CancelledError):
-                await given_up
-            await it.producer.put([record("A", 6)])
-
-    run(test)
-
-
-def test_put_is_refused_after_a_stop(tmp_path: Path) -> None:
-    async def test() -> None:
-        kafka = FakeKafka()
-        async with running(kafka, tmp_path) as it:
-            await until(lambda: not it.producer.spooling)
-            assert it.producer.refusal is None
-            it.producer.stop()
-            assert it.producer.refusal is not None
-            with pytest.raises(DeliveryInterruptedError):
-                await it.producer.put([record("A", 1)])
-        assert all(link.dead for link in kafka.producers)
-
-    run(test)
-
-
-def test_records_are_accepted_while_a_tenth_of_the_spool_is_free(tmp_path: Path) -> None:
-    async def test() -> None:
-        kafka = FakeKafka(away=True)
-        size = record("A", 1).size + 64
-        async with running(kafka, tmp_path, max_bytes=20 * size) as it:
-            accepted = 0
-            while it.producer.refusal is None:
-                await it.producer.put([record("A", 1)])
-                accepted += 1
-            # A tenth is the size of two records, and the overhead of one row must be free too.
-            assert accepted == 18
-            kafka.come_back()
-            await until(lambda: not it.producer.spooling)
-            assert it.producer.refusal is None
-
-    run(test)
 
 
 # --- changes of the mode ---

@@ -104,6 +104,11 @@ PROBLEMS = {
         "device_tokens: [env:MDM_SECRET]",
         "an MDM server has one login",
     ),
+    "tokens of an operator": (
+        "kind: munki",
+        "kind: admin",
+        "an operator's login is on no Mac",
+    ),
     "three secrets": (
         "secrets: [env:MDM_SECRET]",
         "secrets: [env:A, env:B, env:C]",
@@ -151,6 +156,21 @@ def test_name_of_a_sender_of_the_environment_cannot_be_used_twice(
     path.write_text(path.read_text().replace("name: no-deletions", "name: sofa"))
     with pytest.raises(SendersFileError, match="the environment has a sender of this name"):
         open_logins(path, SenderSettings(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("EVENTS_SECRET", "NANOMDM_SECRET"), ("OSQUERY_SECRET", "NANOMDM_HMAC_KEY")],
+)
+def test_secret_of_two_senders_of_the_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, one: str, other: str
+) -> None:
+    for name in (one, other):
+        monkeypatch.setenv(f"DRYDOCK_{name}", "a secret of two")
+    with pytest.raises(SendersFileError, match="have one secret") as error:
+        open_logins(None, SenderSettings(), None)  # type: ignore[arg-type]
+    assert "nanomdm" in str(error.value)
+    assert "a secret of two" not in str(error.value)
 
 
 def test_file_and_secrets_are_read_again_after_a_change(path: Path) -> None:

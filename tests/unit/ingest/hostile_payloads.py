@@ -93,6 +93,7 @@ DEVICE = {
     "BatteryLevel": 0.5,
     "EACSPreflight": "success",
     "PINRequiredForEraseDevice": True,
+    "AwaitingConfiguration": False,
     "IsSupervised": True,
     "IsAppleSilicon": True,
     "DeviceName": "fake-mac-01",

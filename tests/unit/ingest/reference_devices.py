@@ -311,7 +311,11 @@ ROWS: list[tuple[str, str, Want]] = [
         "nanomdm",
         "mdm/zentral/device_information.plist",
         [
-            command_response("02CD8B7A-465F-49E6-86D6-D3ACAAE5529E", pin_required=False),
+            command_response(
+                "02CD8B7A-465F-49E6-86D6-D3ACAAE5529E",
+                pin_required=False,
+                awaiting_configuration=False,
+            ),
             (
                 INVENTORY,
                 {

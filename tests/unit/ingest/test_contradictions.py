@@ -138,6 +138,30 @@ def test_every_source_compares_version_and_build(
     ]
 
 
+@pytest.mark.parametrize(
+    ("machine", "want"),
+    [
+        ({"os_vers_major": 26, "os_vers_minor": 6, "os_vers_patch": 1}, "26.6.1"),
+        ({"os_vers_major": "26", "os_vers_minor": "6"}, "26.6"),
+        (
+            {"os_vers": "16.6.1", "os_vers_major": 26, "os_vers_minor": 6, "os_vers_patch": 1},
+            "26.6.1",
+        ),
+        ({"os_vers": "26.6.1", "os_vers_major": 26, "os_vers_minor": 6}, "26.6.1"),
+        (
+            {"os_vers": "25.6.0", "os_vers_major": 26, "os_vers_minor": 6, "os_vers_patch": 1},
+            "26.6.1",
+        ),
+    ],
+    ids=["parts", "text", "older-sdk", "no-patch", "kernel"],
+)
+def test_munki_reports_a_version_in_parts(machine: dict[str, Any], want: str) -> None:
+    known = {"serial_number": "C02FAKE00001", "os_build_number": "25G76"}
+    translation = translate("munki", munki_report(known | machine))
+    assert reasons(translation) == []
+    assert fields_of(translation)["os_version"] == want
+
+
 @pytest.mark.parametrize("value", ["26.10", "26.1", "1e1"])
 def test_a_number_is_no_version(value: str) -> None:
     raw = osquery_added("os_version", row("26.6", "25G72"))

@@ -184,11 +184,14 @@ def test_the_hardware_uuid_of_the_row_identifies_the_mac() -> None:
         (b'{"severity": 0, "message": "started"}', "unknown_type", "$.name"),
         (b'{"name": ', "not_json", "line 1 column 10"),
         (b"[1]", "bad_shape", "$[0]"),
+        (b"[]", "bad_shape", "$"),
+        (b'{"node_key": "k", "log_type": "result", "data": []}', "bad_shape", "$"),
         (b"[" + b"1," * MAX_RESULTS + b"1]", "too_large", "$"),
     ],
     ids=[
         "other-query", "hostname", "zero-uuid", "linux", "windows", "hardware", "no-rows",
-        "columns-list", "status-log", "cut", "number", "too-many",
+        "columns-list", "status-log", "cut", "number", "empty", "empty-log",
+        "too-many",
     ],
 )  # fmt: skip
 def test_any_other_body_is_a_dead_letter_with_its_path(

@@ -286,7 +286,7 @@ def test_a_status_report_is_searched_only_beside_its_endpoint() -> None:
     assert REDACTOR.cut({"Endpoint": "status", "Data": b""})["Data"] == b""
 
 
-def test_a_redactor_with_another_plist_reader_has_the_same_key() -> None:
+def test_a_redactor_with_other_readers_has_the_same_key() -> None:
     read: list[bytes] = []
 
     def reader(raw: bytes) -> Any:
@@ -294,7 +294,7 @@ def test_a_redactor_with_another_plist_reader_has_the_same_key() -> None:
         return {"Token": "seen"}
 
     document = plistlib.dumps({"a": 1})
-    cut = REDACTOR.with_plist_reader(reader).cut({"note": document})
+    cut = REDACTOR.with_readers(reader, reader).cut({"note": document})
     assert read == [document]
     assert plistlib.loads(cut["note"]) == {"Token": REDACTOR.fingerprint("Token", "seen")}
 

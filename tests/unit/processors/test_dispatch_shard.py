@@ -28,10 +28,11 @@ from schemas.topics import (
 )
 from tests import factories
 from tests.factories import DAY, HOUR, NOW
-from tests.factories.sites import JOBS_KEY, KEYS, STRANGER_KEY, signed_job
+from tests.factories.sites import JOBS_KEY, KEYS, STRANGER_KEY, signed_job, signed_withdrawal
 
 POLICY = """\
 version: 1
+blast_radius: {jobs_per_hour: null, confirmed_only: false}
 sites:
   london: {time_zone: Europe/London, max_jobs: 1}
 default_site: london
@@ -88,15 +89,22 @@ def result(outcome: Outcome, *, attempt: int = 1) -> CloudEvent:
 
 def dispatched(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
     """Return the events that are published to the site's executors after these."""
-    shard.process_records(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
+    records = [InputRecord(0, as_record(event)) for event in events]
+    shard.process_records(DISPATCH.name, records, NOW)
     shard.tick(NOW)
     return [decode(post.value) for post in shard.collect().records]
+
+
+def as_record(event: CloudEvent) -> bytes:
+    """Return the event as its worker writes it: a withdrawal is signed."""
+    return signed_withdrawal(event) if isinstance(event, JobSupersededEvent) else encode(event)
 
 
 WITHDRAWN = factories.superseded(FIRST)
 STARTED, DONE = result(Outcome.STARTED), result(Outcome.SUCCEEDED, attempt=0)
 INFERRED = result(Outcome.EXPIRED, attempt=0)
 ACCEPTED, WITHHELD = result(Outcome.ACCEPTED), result(Outcome.WITHHELD)
+REFUSED = result(Outcome.REFUSED)
 REHEARSED = result(Outcome.REHEARSED, attempt=0)
 
 
@@ -104,6 +112,7 @@ REHEARSED = result(Outcome.REHEARSED, attempt=0)
     "events",
     [
         (DONE,),
+        (ACCEPTED, REFUSED),
         (WITHDRAWN,),
         (INFERRED,),
         (REHEARSED,),
@@ -116,7 +125,7 @@ REHEARSED = result(Outcome.REHEARSED, attempt=0)
         (WITHDRAWN, STARTED, DONE, WITHDRAWN, STARTED),
     ],
     ids=[
-        *("done", "withdrawn", "expired", "rehearsed", "withheld and rehearsed"),
+        *("done", "refused", "withdrawn", "expired", "rehearsed", "withheld and rehearsed"),
         *("withheld and withdrawn", "withdrawn and withheld"),
         *("withdrawn too late", "expired too soon"),
         *("start repeated after the end", "all repeated after the end"),
@@ -246,16 +255,21 @@ def test_ended_job_is_forgotten_after_its_last_time() -> None:
 
 def saved_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
     """Return the rows of the changelog after these events."""
-    shard.process_records(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
+    records = [InputRecord(0, as_record(event)) for event in events]
+    shard.process_records(DISPATCH.name, records, NOW)
     shard.tick(NOW)
     return {key: row for key, row in shard.collect().rows.items() if row is not None}
 
 
 def restarted(
-    rows: dict[bytes, bytes], *, is_caught_up: bool = True, topics: Mapping[str, int] = TOPICS
+    rows: dict[bytes, bytes],
+    *,
+    is_caught_up: bool = True,
+    topics: Mapping[str, int] = TOPICS,
+    policy: str = POLICY,
 ) -> DispatchShard:
     """Return the shard of a later owner that has loaded these rows."""
-    shard = a_shard(is_begun=False, topics=topics)
+    shard = a_shard(policy, is_begun=False, topics=topics)
     shard.load(EPOCH_KEY, EpochRow(epoch=7).to_row())
     for key, row in rows.items():
         shard.load(key, row)
@@ -516,7 +530,7 @@ def test_each_folded_event_is_counted() -> None:
 
 def test_a_record_that_raises_in_dispatch_becomes_a_dead_letter() -> None:
     shard = restarted(saved_rows(a_shard(), issued(FIRST)), topics={jobs_topic("london"): 0})
-    [letter] = letters(shard, encode(WITHDRAWN))
+    [letter] = letters(shard, as_record(WITHDRAWN))
     assert letter == ("bug", "", f"{DISPATCH.name}/0/5")
     assert shard.collect().counters.folded == {}
 

@@ -25,7 +25,14 @@ def test_a_row_restores_the_mac_and_its_last_decision() -> None:
     row = rows.encode_device(reconciler, make.UDID, 1, is_decided=True)
     rest = rows.load_device(loaded, make.UDID, row)
     assert loaded.fleet.devices == reconciler.fleet.devices
-    assert rest == (reconciler.last_decisions[make.UDID], True, None)
+    last = reconciler.last_decisions[make.UDID]
+    assert last.exposed_us
+    stored = last._replace(exposed_us=0)
+    assert rest == (stored, True, None)
+    loaded.fleet.load_broadcast(reconciler.fleet.broadcast_to_wire())
+    loaded.restore(make.UDID, stored)
+    assert loaded.last_decisions == reconciler.last_decisions
+    assert loaded.counts.exposed_days == reconciler.counts.exposed_days
 
 
 def test_a_row_restores_the_counts_of_findings() -> None:
@@ -71,6 +78,6 @@ def test_a_row_of_an_earlier_or_a_later_version_is_read() -> None:
     last_decision, is_decided, _ = rows.load_device(loaded, make.UDID, msgspec.json.encode(wire))
     assert loaded.fleet.devices[make.UDID].values == reconciler.fleet.devices[make.UDID].values
     assert last_decision == reconciler.last_decisions[make.UDID]._replace(
-        recheck_on_telemetry=True, waits_for_capacity=False, findings=()
+        recheck_on_telemetry=True, waits_for=0, findings=(), exposed_us=0
     )
     assert not is_decided

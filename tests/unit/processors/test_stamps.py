@@ -118,3 +118,13 @@ def test_stamped_advisory_is_folded() -> None:
     record = state.fold_record(ADVISORIES.name, 0, STAMPS.stamp(RELEASE))
     assert record is not None
     assert record.rejection is None
+
+
+def test_records_without_a_stamp_never_count_for_the_limit_of_dead_letters() -> None:
+    shard = a_shard()
+    for number in range(150):
+        process(shard, INVENTORY, REPORT.replace(b"MAC-1", b"MAC-%d" % number))
+    assert shard.pop_unusable() == {}
+    process(shard, INVENTORY, STAMPS.stamp(b'{"sender": "mdm"}'))
+    assert shard.pop_unusable() == {"mdm": 1}
+    assert shard.pop_unusable() == {}

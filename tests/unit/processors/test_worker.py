@@ -11,22 +11,38 @@ from typing import Any
 
 import pytest
 
+from pipeline.embedded.control_events import halt_cleared, halt_set
 from pipeline.processors.dead_letter_limit import DeadLetterLimitExceeded
 from pipeline.processors.rows import EPOCH_KEY, InvalidRow
+from pipeline.reconcile import deciding
+from pipeline.reconcile.automatic_halt import action_scope
 from pipeline.state.device import to_us
 from schemas.envelope import CloudEvent, encode
+from schemas.jobs import Action
+from schemas.results import Outcome
 from schemas.topics import (
     CHECKINS,
+    CONTROL,
     DEAD_LETTERS,
     DECISIONS,
+    DISPATCH,
     DISPATCH_STATE,
     INVENTORY,
+    RESULTS,
     STATE,
     partition_of,
 )
 from tests import factories
 from tests.factories import HOUR, NOW, topic_of
-from tests.unit.processors.memory_kafka import PARTITIONS, Brokers, MemoryWorker, reading, state_of
+from tests.unit.processors.memory_kafka import (
+    INPUTS,
+    JOB_TOPICS,
+    PARTITIONS,
+    Brokers,
+    MemoryWorker,
+    reading,
+    state_of,
+)
 
 UDIDS = [f"MAC-{number}" for number in range(12)]
 POLICY = factories.POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 50")
@@ -284,6 +300,49 @@ def test_invalid_records_become_dead_letters_and_too_many_stop_the_worker(
     assert reached - letters == before[(CHECKINS.name, 1)] - 150 - 1
 
 
+def test_records_of_workers_do_not_end_the_limit_of_dead_letters(
+    brokers: Brokers, tmp_path: Path
+) -> None:
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
+    result = encode(factories.resulted(factories.job(UDIDS[0]), Outcome.SUCCEEDED, NOW))
+    owner = partition_of(UDIDS[0], PARTITIONS)
+    for number in range(150):
+        brokers.append(RESULTS.name, owner, UDIDS[0].encode(), result)
+        raw = b'{"sender": "%s"}' % (b"mdm" if number % 2 else b"jamf")
+        brokers.append(CHECKINS.name, owner, b"x", raw)
+
+    async def on() -> None:
+        await process.begin()
+        await process.round(500)
+
+    with pytest.raises(DeadLetterLimitExceeded):
+        run(brokers, on)
+
+
+def test_bug_in_deciding_for_many_macs_does_not_stop_a_restarted_worker(
+    brokers: Brokers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    macs = [f"MANY-{number}" for number in range(120)]
+    send_reports(brokers, "26.1", NOW - HOUR, *macs)
+    first, second = worker_and_successor(brokers, tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a bug")
+
+    run(brokers, first.live)
+    send(brokers, factories.release("26.2"))
+    monkeypatch.setattr(deciding, "evaluate", fail)
+
+    async def restart() -> None:
+        await second.begin()
+        await second.round()
+        send_reports(brokers, "26.1", NOW, *UDIDS)  # of all partitions
+        await settle(second)
+
+    run(brokers, restart)
+    assert len(brokers.all(DEAD_LETTERS.name)) >= len(macs)
+
+
 def test_a_released_partition_is_freed_without_a_collection(
     brokers: Brokers, tmp_path: Path
 ) -> None:
@@ -307,3 +366,37 @@ def test_a_released_partition_is_freed_without_a_collection(
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def test_new_owner_dispatches_nothing_before_it_has_read_the_halts(
+    brokers: Brokers, tmp_path: Path
+) -> None:
+    first, second = worker_and_successor(brokers, tmp_path)
+
+    def jobs() -> int:
+        return sum(len(brokers.of(topic)) for topic in JOB_TOPICS)
+
+    async def work() -> None:
+        send(brokers, factories.release("26.2"))
+        await first.begin()
+        while not any(brokers.of(DISPATCH.name, n) for n in range(PARTITIONS)):
+            await first.round(100)
+        assert not jobs()
+        scope = action_scope("london", Action.UPDATE)
+        send(brokers, halt_set(scope, "ada", "w", None, NOW))
+        # It has read the policy, and is behind with the halt.
+        second.broadcast.fold_record(CONTROL.name, 0, brokers.of(CONTROL.name)[0].value)
+        second.positions = {tp: brokers.start_of(tp) for tp in INPUTS}
+        await second.own()
+        for _ in range(20):
+            await second.round(100)
+        assert not jobs()
+        second.read_broadcasts()
+        await settle(second)
+        assert not jobs()
+        send(brokers, halt_cleared(scope, "ada", NOW + HOUR))
+        second.read_broadcasts()
+        await settle(second)
+        assert jobs()
+
+    run(brokers, work)

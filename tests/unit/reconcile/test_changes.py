@@ -1,19 +1,20 @@
 """`apply`, `decide_marked` and `advance`: marks, batches, limits, rejections, rollback."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from pipeline.reconcile.changes import Changes
-from pipeline.reconcile.deciding import Deciding
+from pipeline.reconcile.changes import Changes, JobProgress
 from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.reconciler import Reconciler
+from pipeline.state.device import Device
 from pipeline.state.fleet import Fleet
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason
 from schemas.envelope import Event, JobIssuedEvent, encode
+from schemas.jobs import Action, Method
 from schemas.results import Outcome
 from tests.factories import (
     DAY,
@@ -81,8 +82,8 @@ def test_records_are_in_the_order_of_their_making_and_follow_the_inputs() -> Non
     kinds = [type(one.value).__name__ for one in changes.records]
     assert kinds == ["JobResultedEvent", "DecisionRecord"]
     assert [one.event for one in changes.inputs] == [done]
-    assert [(action, outcome) for action, outcome in changes.results] == [
-        ("update", Outcome.SUCCEEDED)
+    assert changes.results == [
+        JobProgress(Action.UPDATE, Outcome.SUCCEEDED, "london", Method.DDM, None)
     ]
     assert changes.durations == [("update", HOUR.total_seconds())]
     assert [one.job.site for one in changes.job_changes] == ["london"]
@@ -253,14 +254,14 @@ def test_a_bug_in_one_decision_holds_up_no_other_mac_and_is_reported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reconciler = started(*a_mac(udid=UDID), *a_mac("26.2", OTHER))
-    plain = Deciding.situation
+    plain = Fleet.identity
 
-    def broken(self: Deciding, udid: str, now: datetime) -> Any:
-        if udid == UDID:
+    def broken(self: Fleet, device: Device) -> Any:
+        if device.udid == UDID:
             raise ZeroDivisionError
-        return plain(self, udid, now)
+        return plain(self, device)
 
-    monkeypatch.setattr(Deciding, "situation", broken)
+    monkeypatch.setattr(Fleet, "identity", broken)
     newest = inputs(release("26.3", day="2026-01-10"))
     changes = reconciler.decide_marked(NOW, 5, reconciler.apply(newest, NOW))
     assert [(one.code, one.udid) for one in changes.rejections] == [(DeadLetterCode.BUG, UDID)]

@@ -8,7 +8,7 @@ from pipeline.reconcile.changes import Changes
 from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.reconciler import Reconciler
-from pipeline.state.device import to_us
+from pipeline.state.device import from_us, to_us
 from schemas.decisions import Reason, Verdict
 from schemas.envelope import encode
 from schemas.fast.report_peek import ReportPeek, peek_report
@@ -89,6 +89,32 @@ def test_telemetry_marks_a_mac_whose_job_has_ended(days_later: int, expected: bo
     report = full_report("26.1", when=NOW - MINUTE, free_disk_gb=77.0)
     changes = reconciler.apply(inputs(report), NOW + days_later * 24 * HOUR)
     assert (UDID in changes.marked) is expected
+
+
+@pytest.mark.parametrize(("hours_later", "expected"), [(0, False), (1, True)])
+def test_telemetry_marks_a_mac_whose_report_shows_that_mdm_is_silent(
+    hours_later: int, expected: bool
+) -> None:
+    reconciler = compliant_mac()
+    replace_decision(reconciler)
+    policy = reconciler.policy
+    assert policy is not None
+    silent_at = from_us(reconciler.fleet.devices[UDID].mdm_seen_us) + policy.mdm.silent_after
+    now = silent_at + hours_later * HOUR
+    report = full_report("26.2", when=now, free_disk_gb=77.0)
+    assert (UDID in reconciler.apply(inputs(report), now).marked) is expected
+
+
+def test_policy_with_a_shorter_silence_counts_from_the_next_report() -> None:
+    reconciler = compliant_mac()
+    replace_decision(reconciler)
+    assert not marked(reconciler)
+    shorter = POLICY_TEXT + "mdm: {silent_after: 2d}\n"
+    changes = reconciler.apply(inputs(policy_changed(shorter, NOW + MINUTE)), NOW)
+    reconciler.decide_marked(NOW, UNLIMITED, changes)
+    replace_decision(reconciler)
+    report = full_report("26.2", when=NOW + 4 * 24 * HOUR, free_disk_gb=78.0)
+    assert UDID in reconciler.apply(inputs(report), NOW + 4 * 24 * HOUR).marked
 
 
 @pytest.mark.parametrize("reads_hostnames", [False, True])

@@ -15,17 +15,18 @@ from tests.factories.jobs import entry
 
 def waiting(site: str | None = "london", deadline_us: int = 0, **fields: Any) -> LastDecision:
     reason = fields.pop("reason", Reason.SITE_FULL)
+    fields.setdefault("waits_for", int(reason is Reason.SITE_FULL))
     return LastDecision(b"", Verdict.HOLD, reason, 0, site, None, deadline_us, **fields)
 
 
 def test_a_job_is_counted_while_it_is_open() -> None:
     capacity, job = SiteCapacity(), entry()
     assert capacity.count_changes(UDID, (), (job,)) == ()
-    assert capacity.has_open_job(UDID)
+    assert capacity.open_job_of(UDID) == job
     assert capacity.site_jobs["london"] == capacity.open_jobs["london", "update"] == 1
     ended = replace(job, outcome=Outcome.SUCCEEDED)
     assert capacity.count_changes(UDID, (job,), (ended,)) == ("london",)
-    assert not capacity.has_open_job(UDID)
+    assert capacity.open_job_of(UDID) is None
     assert not +capacity.site_jobs
     assert not +capacity.open_jobs
 
@@ -51,7 +52,7 @@ def test_the_first_deadline_is_first_and_a_mac_without_one_is_last() -> None:
     last = {"A": waiting(), "B": waiting(deadline_us=9), "C": waiting(deadline_us=5)}
     for udid, one in last.items():
         capacity.wait(udid, one)
-    found = [capacity.pop_waiting("london", last) for _ in range(4)]
+    found = [capacity.pop_waiting("london", [*Action], last) for _ in range(4)]
     assert found == ["C", "B", "A", None]
 
 
@@ -62,10 +63,10 @@ def test_a_mac_that_waits_no_more_is_skipped() -> None:
     last = {
         "A": waiting(reason=Reason.COMPLIANT),
         "B": waiting("tokyo"),
-        "D": waiting(reason=Reason.HALTED, waits_for_capacity=True),
+        "D": waiting(reason=Reason.HALTED, waits_for=1),
     }
-    assert capacity.pop_waiting("london", last) == "D"
-    assert capacity.pop_waiting("london", last) is None
+    assert capacity.pop_waiting("london", [*Action], last) == "D"
+    assert capacity.pop_waiting("london", [*Action], last) is None
 
 
 def test_a_decision_without_site_or_need_of_capacity_does_not_wait() -> None:
@@ -73,4 +74,4 @@ def test_a_decision_without_site_or_need_of_capacity_does_not_wait() -> None:
     last = {"A": waiting(None), "B": waiting(reason=Reason.HALTED)}
     for udid, one in last.items():
         capacity.wait(udid, one)
-    assert capacity.pop_waiting("london", last) is None
+    assert capacity.pop_waiting("london", [*Action], last) is None

@@ -33,7 +33,7 @@ from schemas.envelope import (
     decode,
     encode,
 )
-from schemas.events.control import ResetScope
+from schemas.events.control import HaltScope, ResetScope
 from schemas.ids import event_id
 from schemas.jobs import Job
 from schemas.routing import event_key
@@ -64,6 +64,7 @@ windows:
 deadlines:
   critical: 7d
   high: 14d
+blast_radius: {jobs_per_hour: null, confirmed_only: false}
 """
 
 
@@ -205,7 +206,8 @@ class Driver:
 
     def halt(self, *, clear: bool = False, **scope: Any) -> None:
         kind = HaltClearedEvent if clear else HaltSetEvent
-        self.handle_event(self._event(kind, "halt", {"scope": scope, "by": "sre"}))
+        data = {"scope": scope, "by": "sre"} | ({} if clear else {"why": "CHG-123"})
+        self.handle_event(self._event(kind, HaltScope(**scope).key, data))
 
     def reset_attempts(self, **fields: Any) -> None:
         data = {"by": "sre", "why": "cable replaced", **fields}

@@ -6,6 +6,9 @@ import pytest
 
 from pipeline.replay.device_lookup import find_device_key
 from pipeline.replay.explain import Explanation, explain
+from pipeline.replay.operator_steps import Step
+from schemas.decisions import Verdict
+from tests.factories import denied
 from tests.unit.replay.driver import START, Driver, MemoryLog, story
 
 STORY = story()
@@ -124,3 +127,79 @@ def test_reports_with_only_the_serial_number_belong_to_the_mac() -> None:
 
 def test_an_empty_log_explains_no_mac() -> None:
     assert explain(MemoryLog(), "LON-1") is None
+
+
+def test_each_decision_of_one_time_is_explained_by_its_entry() -> None:
+    decisions = explained("LON-1").decisions
+    sent = next(one for one in decisions if one.decision.decision is Verdict.SEND)
+    held = next(one for one in decisions if one.seq > sent.seq)
+    assert held.at == sent.at
+    at_time = explain(STORY, "LON-1", at=sent.at)
+    at_entry = explain(STORY, "LON-1", last_seq=sent.seq)
+    assert at_time is not None
+    assert at_entry is not None
+    assert at_entry.seq == sent.seq
+    assert at_time.seq in [one.seq for one in decisions if one.seq >= held.seq]
+    assert at_entry.record is not None
+    assert at_entry.record.decision == sent.decision
+    assert at_entry.decisions == decisions[: decisions.index(sent) + 1]
+
+
+def test_halts_and_resumes_that_cover_the_mac_have_author_and_reason() -> None:
+    found = explained("TYO-3")
+    assert [(one.step, one.scope, one.by, one.why) for one in found.operator_steps] == [
+        (Step.HALTED, "site:tokyo", "sre", "CHG-123"),
+        (Step.RESUMED, "site:tokyo", "sre", ""),
+    ]
+    assert explained("LON-1").operator_steps == ()
+
+
+def test_halt_of_the_action_at_the_site_has_its_author_and_end() -> None:
+    driver = Driver()
+    driver.publish("26.2", severity="high", cves=["CVE-2025-2001"])
+    driver.enroll("LON-1")
+    driver.report("LON-1", "26.1")
+    for action in ("update", "reimage"):
+        driver.halt(site="london", action=action)
+    driver.halt(site="tokyo", action="update")
+    driver.halt(clear=True, site="london", action="update")
+    found = explain(driver.log, "LON-1")
+    assert found is not None
+    assert [(one.step, one.scope, one.by) for one in found.operator_steps] == [
+        (Step.HALTED, "site:london/update", "sre"),
+        (Step.RESUMED, "site:london/update", "sre"),
+    ]
+
+
+def test_halt_after_the_end_is_left_out() -> None:
+    assert [one.step for one in explained("TYO-3", hours=13.5).operator_steps] == [Step.HALTED]
+    assert explained("TYO-3", hours=4).operator_steps == ()
+
+
+def test_refused_approval_of_the_mac_has_its_author_and_reason() -> None:
+    driver = Driver()
+    driver.report("LON-1")
+    event = denied("job-1", "LON-1", driver.now)
+    driver.handle_event(event.model_copy(update={"subject": "LON-1"}))
+    found = explain(driver.log, "LON-1")
+    assert found is not None
+    (step,) = found.operator_steps
+    assert (step.step, step.scope, step.by) == (Step.DENIED, "job-1", event.data.by)
+
+
+def test_decision_names_the_policy_and_its_author() -> None:
+    found = explained("LON-1")
+    assert found.policy is not None
+    assert (found.policy.by, found.policy.at) == ("sre", START)
+    assert {one.policy_digest for one in found.decisions} == {found.policy.digest}
+
+
+def test_hold_for_an_open_job_names_the_decision_that_sent_it() -> None:
+    held = explained("LON-2", hours=13)
+    assert held.blocked_by is not None
+    assert held.blocked_by.gate == "job_open"
+    assert held.sent is not None
+    assert held.sent.decision.decision is Verdict.SEND
+    sent = explain(STORY, "LON-2", last_seq=held.sent.seq)
+    assert sent is not None
+    assert (sent.seq, sent.sent) == (held.sent.seq, None)

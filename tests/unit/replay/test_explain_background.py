@@ -52,7 +52,7 @@ def test_a_mac_without_a_need_has_no_methods() -> None:
     [
         ("site", "sites.london (line 3)"),
         ("fresh", "thresholds.stale_after: 14 days (default)"),
-        ("disk", "thresholds.disk_update_gb: 300 (line 17)"),
+        ("disk", "thresholds.disk_update_gb: 300 (line 18)"),
         ("method", "methods.update: ddm, mdm_command, softwareupdate (default)"),
         ("window", "windows (line 10)"),
         ("site_slots", "sites.london.max_jobs: 2 (line 5)"),
@@ -65,12 +65,12 @@ def test_gate_names_the_setting_that_it_compared_with(gate: str, rule: str) -> N
 
 def test_a_deferred_release_names_its_deferral() -> None:
     found = explained(POLICY + "deferrals: {critical: 3d}\n")
-    assert str(found.rules["deferral"]) == "deferrals.critical: 3d (line 15)"
+    assert str(found.rules["deferral"]) == "deferrals.critical: 3d (line 16)"
 
 
 def test_an_exempt_mac_names_its_exemption() -> None:
     exempt = "exemptions:\n  - {who: {serials: [X]}, why: a}\n  - {who: {serials: [SN*]}, why: b}\n"
-    assert str(explained(POLICY + exempt).rules["exemption"]) == "exemptions[1] (line 17)"
+    assert str(explained(POLICY + exempt).rules["exemption"]) == "exemptions[1] (line 18)"
 
 
 def test_each_field_has_the_source_of_its_newest_report() -> None:

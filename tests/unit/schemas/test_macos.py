@@ -17,6 +17,7 @@ from schemas.macos import (
     parse_os_version,
     reaches,
     train_of,
+    version_with_build,
 )
 
 VERSIONS = [
@@ -85,6 +86,8 @@ def test_version_has_a_line_and_a_release_without_supplement() -> None:
 BUILDS = [
     pytest.param("25C56", (25, "C", True, 56, ""), id="release"),
     pytest.param("25A5279m", (25, "A", False, 5279, "m"), id="beta"),
+    pytest.param("26A5428", (26, "A", False, 5428, ""), id="seed-without-its-letter"),
+    pytest.param("25A8364", (25, "A", True, 8364, ""), id="release-for-some-hardware"),
     pytest.param("25D771280a", (25, "D", True, 771280, "a"), id="background-security-improvement"),
     pytest.param("22F770820d", (22, "F", True, 770820, "d"), id="rapid-security-response"),
     pytest.param("20G1443", (20, "G", True, 1443, ""), id="four-digits-are-no-beta"),
@@ -144,6 +147,29 @@ TRAINS = [
 @pytest.mark.parametrize(("version", "train"), TRAINS)
 def test_build_train_follows_from_the_version(version: str, train: int | None) -> None:
     assert train_of(parse_os_version(version)) == train
+
+
+SYSTEMS = [
+    pytest.param("26.6.2", "25G83", "26.6.2", id="both-agree"),
+    pytest.param("26.6.2", None, "26.6.2", id="no-build"),
+    pytest.param("16.6.2", "25G83", "26.6.2", id="26-in-an-older-sdk"),
+    pytest.param("16.5", "25F71", "26.5", id="26-in-an-older-sdk-without-patch"),
+    pytest.param("16.6.2", None, None, id="no-such-macOS-and-no-build"),
+    pytest.param("16.4", "24E248", None, id="no-such-macOS-for-15"),
+    pytest.param("10.16", "20C69", None, id="11-in-an-older-sdk"),
+    pytest.param("24.6.0", "24G90", None, id="the-kernel's-version"),
+    pytest.param("15.6.1", "25G72", None, id="build-of-another-line"),
+    pytest.param("10.15.7", "19H15", "10.15.7", id="before-11"),
+    pytest.param("27.0", "26A428", "27.0", id="27"),
+]
+
+
+@pytest.mark.parametrize(("version", "build", "expected"), SYSTEMS)
+def test_the_build_decides_whether_a_version_counts(
+    version: str, build: str | None, expected: str | None
+) -> None:
+    found = version_with_build(parse_os_version(version), parse_build(build) if build else None)
+    assert (None if found is None else str(found)) == expected
 
 
 REACHES = [

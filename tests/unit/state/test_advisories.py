@@ -43,9 +43,13 @@ def test_snapshots_of_several_sources_are_joined() -> None:
     assert set(found.device_ids or ()) == {"j604ap"}
 
 
-def test_release_retracted_by_one_source_is_not_live() -> None:
-    gone = retracted("26.2", source="admin", first_seen_at=NOW)
-    assert "26" not in catalogue(release("26.2"), gone).lines
+def test_retraction_takes_back_the_statement_of_its_own_source() -> None:
+    stated, gone = release("26.2"), retracted("26.2", first_seen_at=NOW)
+    other = retracted("26.2", source="other", first_seen_at=NOW)
+    assert "26" not in catalogue(stated, gone).lines
+    assert "26" in catalogue(stated, other).lines
+    assert "26" in catalogue(stated, gone, release("26.2", source="gdmf")).lines
+    assert "26" in catalogue(stated, gone, release("26.2", first_seen_at=NOW + HOUR)).lines
 
 
 def test_exploitation_is_dated_by_its_first_report_in_any_order() -> None:

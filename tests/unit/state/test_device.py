@@ -93,6 +93,47 @@ def test_enrollment_follows_from_the_times_of_checkins(
         )
 
 
+def _later(device: Device, minutes: int, source: str, **fields: Any) -> Device:
+    return with_report(device, NOW + timedelta(minutes=minutes), source, **fields)
+
+
+LOST_CHECKINS = [
+    pytest.param(60, "osquery", True, False, id="an-hour-later"),
+    pytest.param(59, "osquery", True, True, id="less-than-an-hour-later"),
+    pytest.param(600, "osquery", False, True, id="not-enrolled"),
+    pytest.param(600, "osquery", None, True, id="enrollment-not-reported"),
+    pytest.param(60, "mdm", None, False, id="through-mdm"),
+    pytest.param(59, "mdm", None, True, id="through-mdm-less-than-an-hour-later"),
+]
+
+
+@pytest.mark.parametrize(("minutes", "source", "mdm_enrolled", "is_out"), LOST_CHECKINS)
+def test_reports_of_an_enrollment_replace_its_lost_checkins(
+    minutes: int, source: str, mdm_enrolled: bool | None, is_out: bool
+) -> None:
+    device = apply_checked_out(mac(), MdmCheckedOut(udid=UDID), US)
+    device = _later(device, minutes, source, serial="X", mdm_enrolled=mdm_enrolled)
+    assert (device.checked_out, device.enrolled) == (is_out, not is_out)
+    again = apply_checked_out(device, MdmCheckedOut(udid=UDID), US + 3600 * 11 * 1_000_000)
+    assert again.checked_out
+
+
+@pytest.mark.parametrize(
+    ("minutes", "source", "enrolling"),
+    [
+        pytest.param(60, "mdm", False, id="through-mdm"),
+        pytest.param(59, "mdm", True, id="through-mdm-less-than-an-hour-later"),
+        pytest.param(600, "osquery", True, id="not-through-mdm"),
+    ],
+)
+def test_contact_through_mdm_replaces_a_lost_token_update(
+    minutes: int, source: str, enrolling: bool
+) -> None:
+    device = apply_authenticated(Device(UDID), MdmAuthenticated(udid=UDID), US)
+    device = _later(device, minutes, source, serial="X", mdm_enrolled=True)
+    assert (device.enrolling, device.enrolled) == (enrolling, not enrolling)
+
+
 def test_a_status_report_is_incremental() -> None:
     device = apply_ddm_status(mac(), DdmStatusReported(udid=UDID, install_state="downloading"), US)
     device = apply_ddm_status(device, DdmStatusReported(udid=UDID, failure_count=2), US + 1)
@@ -264,3 +305,22 @@ def test_a_newer_report_wins_whatever_its_text() -> None:
             device, DdmStatusReported(udid=UDID, install_state=state), US + number
         )
         assert device.install_state == state
+
+
+@pytest.mark.parametrize(
+    ("version", "build", "expected"),
+    [("16.2", "25C56", "26.2"), ("15.7.3", "25C56", None), ("16.2", None, None)],
+)
+def test_every_report_of_a_version_is_compared_with_its_build(
+    version: str, build: str | None, expected: str | None
+) -> None:
+    """The version of a report that contradicts itself does not replace the known one."""
+    fields = {"udid": UDID, "os_version": version, "build": build}
+    start, us = mac(None, build=None), to_us(NOW)
+    found = [
+        apply_inventory(start, InventoryReported(source="other", **fields), us),
+        apply_authenticated(start, MdmAuthenticated(**fields), us),
+        apply_ddm_status(start, DdmStatusReported(**fields), us),
+    ]
+    assert [device.os_version and str(device.os_version) for device in found] == [expected] * 3
+    assert {device.build and str(device.build) for device in found} == {build}

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pipeline.state.hardware import (
     MODEL_NAMES,
     HardwareClass,
+    device_id_of_board,
+    device_ids_of,
     hardware_class,
     model_name,
     supports_major,
@@ -67,7 +69,7 @@ def test_intel_device_ids_equal_those_of_opencore_not_of_the_feed(
         model_row = MODELS[row["model_identifier"]]
         if row["security_chip"] == "T2":
             assert model_row.device_id.lower() == row["t2_device_oclp"] + "ap"
-            assert row["board_id_oclp"] in T2_BOARDS
+            assert T2_BOARDS[row["board_id_oclp"]] == model_row.device_id
         elif row["arch"] == "intel":
             assert model_row.device_id == row["board_id_oclp"]
 
@@ -136,6 +138,48 @@ def test_hardware_class_uses_the_first_source_that_knows_it(
     assert hardware_class(model, device_id, flag).value == expected
 
 
+NAMES = [
+    ("MacBook Pro (14-inch, 2021)", {"MacBookPro18,3", "MacBookPro18,4"}),
+    ("14-inch MacBook Pro (2021)", {"MacBookPro18,3", "MacBookPro18,4"}),
+    ("Apple MacBook Pro (16-inch, M1 Pro, 2021)", {"MacBookPro18,1"}),
+    ("MacBook Pro (16-inch, M3 Max, Nov 2023)", {"Mac15,9", "Mac15,11"}),
+    ("MacBook Pro (13-inch, 2019, Four Thunderbolt 3 ports)", {"MacBookPro15,2"}),
+    ("MacBook Pro (13-inch, 2020)", {"MacBookPro16,2", "MacBookPro16,3", "MacBookPro17,1"}),
+    ("MacBook Air (M2, 2022)", {"Mac14,2"}),
+    ("MacBook Air (13-inch, M2, 2022)", {"Mac14,2"}),
+    ("MacBook Air (13-inch, 2017)", {"MacBookAir7,2"}),
+    ("MacBook Air (13-inch, 2020)", {"MacBookAir9,1", "MacBookAir10,1"}),
+    ("MacBook Neo (2026)", {"Mac17,5"}),
+    ("Mac mini (2024)", {"Mac16,10", "Mac16,11"}),
+    ("Mac mini (Late 2018)", {"Macmini8,1"}),
+    ("Mac Studio (2022)", {"Mac13,1", "Mac13,2"}),
+    ("Mac Pro (2023)", {"Mac14,8"}),
+    ("iMac Pro (2017)", {"iMacPro1,1"}),
+    ("iMac (24-inch, M1, 2021)", {"iMac21,1", "iMac21,2"}),
+    ("iMac (24-inch, M3, 2023, 2 ports)", {"Mac15,4"}),
+    ("MacBook Pro (13-inch, A18 Pro, 2026)", set()),
+    ("MacBook Pro (14-inch, 2031)", set()),
+    ("MacBook Pro", set()),
+    ("iPad Pro (11-inch, 2021)", set()),
+]
+
+
+@pytest.mark.parametrize(("name", "models"), NAMES)
+def test_marketing_name_has_the_ids_of_the_models_of_which_it_is_true(
+    name: str, models: set[str]
+) -> None:
+    board = any(MODELS[model].device_id.startswith("Mac-") for model in models)
+    ids = set() if board else {MODELS[model].device_id for model in models}
+    assert set(device_ids_of(name)) == ids
+    kinds = {MODELS[model].hardware for model in models}
+    assert hardware_class(name, None, None) in (kinds if len(kinds) == 1 else {"unknown"})
+
+
+def test_board_of_a_t2_mac_gives_the_id_that_releases_list() -> None:
+    assert device_id_of_board("Mac-E1008331FDC96864") == "J152FAP"
+    assert device_id_of_board("Mac-551B86E5744E2388") is None
+
+
 MAJORS = [
     pytest.param("MacBookPro13,1", 12, True, id="sources-disagree-lower"),
     pytest.param("MacBookPro13,1", 13, False, id="sources-disagree-higher"),
@@ -154,6 +198,12 @@ MAJORS = [
     pytest.param("MacBookPro11,1", 11, None, id="older-than-the-table-and-the-feed"),
     pytest.param("VirtualMac1,1", 26, None, id="an-older-VM-is-not-an-older-Mac"),
     pytest.param("MacBook Pro (16-inch, 2019)", 26, True, id="marketing-name"),
+    pytest.param("Mac mini (2024)", 14, False, id="name-of-two-models"),
+    pytest.param("MacBook Pro (13-inch, 2020)", 15, True, id="models-of-a-name-agree"),
+    pytest.param("MacBook Pro (13-inch, 2020)", 26, None, id="models-of-a-name-differ"),
+    pytest.param("MacBook Pro (Retina, 15-inch, Mid 2014)", 12, False, id="old-name"),
+    pytest.param("Mac mini (Late 2014)", 12, True, id="old-name-in-the-table"),
+    pytest.param("iPad Air (2013)", 12, None, id="no-Mac"),
     pytest.param(None, 26, None, id="no-model"),
 ]
 

@@ -111,7 +111,7 @@ def test_report_by_a_serial_number_of_two_macs_is_a_record_of_its_own() -> None:
     fleet = fleet_of(*twins, reported(None, NOW, "munki", serial=SERIAL, hostname="x"))
     assert set(fleet.macs()) == {UDID, NEW, PART}
     assert identity(fleet, PART) == in_conflict(SHARED, UDID, NEW)
-    assert fleet.holders(SERIAL) == (UDID, NEW)
+    assert fleet.udids_with_serial(SERIAL) == (UDID, NEW)
 
 
 def test_second_serial_number_under_a_udid_is_a_conflict_that_no_enrollment_resolves() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.trust.admission import OutsideEvent, admit
+from pipeline.trust.admission import admit
 from pipeline.trust.senders import SCOPES, Sender, default_sender
 from schemas.dead_letters import Problem
 from schemas.envelope import (
@@ -15,6 +15,7 @@ from schemas.envelope import (
     AdvisorySeverityRaisedEvent,
     CheckedOutEvent,
     InventoryEvent,
+    OutsideEvent,
 )
 from tests.factories.events import make_event
 
@@ -57,6 +58,19 @@ REFUSED: dict[str, tuple[Sender, OutsideEvent, str, str]] = {
     "not enrolled": (EVENTS, report(mdm_enrolled=False), "forbidden", "$.data.mdm_enrolled"),
     "enrollment id": (EVENTS, report(enrollment_id="MAC-2"), "forbidden", "$.data.enrollment_id"),
     "as the MDM server": (EVENTS, report(source="mdm"), "forbidden", "$.data.source"),
+    "as an admin, from an MDM server": (
+        NANOMDM,
+        report(source="admin", never_erase=False),
+        "forbidden",
+        "$.data.source",
+    ),
+    "as an MDM server, from an admin": (
+        default_sender("admin"),
+        report(source="mdm"),
+        "forbidden",
+        "$.data.source",
+    ),
+    "check-in from an admin": (default_sender("admin"), CHECK_OUT, "forbidden", "$.type"),
     "as an executor": (NANOMDM, report(source="executor"), "forbidden", "$.data.source"),
     "field of another source": (
         default_sender("munki"),
@@ -141,6 +155,11 @@ ACCEPTED: dict[str, tuple[Sender, OutsideEvent]] = {
     "release of the feed": (SOFA, statement()),
     "exploited CVE": (default_sender("kev"), EXPLOITED),
     "release of another source": (default_sender("advisories"), statement(source="other")),
+    "owner, from an operator": (
+        default_sender("admin"),
+        report(source="admin", ownership="company", never_erase=True),
+    ),
+    "release from an operator": (default_sender("admin"), statement(source="admin")),
     "Mac in the list": (for_macs(EVENTS, "MAC-1", "MAC-2"), report()),
     "field that is not stated": (EVENTS, report(mdm_enrolled=None)),
 }

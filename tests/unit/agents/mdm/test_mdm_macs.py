@@ -6,9 +6,8 @@ import pytest
 
 from agents.mdm.answers import FindingKind
 from agents.mdm.declarations import set_name
-from schemas.events.control import HaltScope
 from schemas.jobs import Job
-from tests.factories.sites import START, a_job, an_erasing_job, hours
+from tests.factories.sites import START, an_erasing_job, hours
 from tests.fake_mdm import FakeMdm
 from tests.mdm_site import (
     COMMAND,
@@ -18,21 +17,13 @@ from tests.mdm_site import (
     MINUTE,
     MdmSite,
     a_site,
+    started,
 )
 
 UNKNOWN_COMMAND = {
     "Status": "Error",
     "ErrorChain": [{"ErrorCode": 12021, "ErrorDomain": "MCMDMErrorDomain"}],
 }
-
-
-def started(job: Job, site: MdmSite | None = None) -> MdmSite:
-    """Return a site whose job has queued its order."""
-    site = site or a_site(job=job)
-    site.start(job)
-    if job is ERASE:
-        site.poll()
-    return site
 
 
 KIND = {DDM: "DeclarativeManagement", COMMAND: "ScheduleOSUpdate", ERASE: "EraseDevice"}
@@ -243,115 +234,6 @@ def test_mac_that_declines_for_two_days_is_named() -> None:
         site.run(hours(2), hours(1))
     assert site.end == "failed/command_rejected"
     assert "NotNow" in site.detail
-
-
-def test_lost_synchronization_is_queued_again_with_another_uuid() -> None:
-    site = started(DDM)
-    site.mdm.lose(MAC)
-    assert site.poll() == []
-    site.run(hours(1))
-    assert site.queued("DeclarativeManagement") == 2
-    assert site.poll() == ["DeclarativeManagement"]
-    site.run(hours(1))
-    site.status("none", "26.2.1")
-    assert site.end == "acted"
-
-
-def test_synchronization_that_is_lost_three_times_is_named() -> None:
-    site = started(DDM)
-    for _ in range(4):
-        site.mdm.lose(MAC)
-        site.poll()
-        site.run(hours(1))
-    assert site.end == "failed/command_lost"
-    assert site.mdm.sets == {} or not any(site.mdm.sets.values())
-
-
-def listing(*names: str) -> dict[str, Any]:
-    """Return a status report in which the Mac lists these declarations, all of them valid."""
-    listed = [{"identifier": name, "active": True, "valid": "valid"} for name in names]
-    return {"StatusItems": {"management": {"declarations": {"configurations": listed}}}}
-
-
-def test_synchronization_that_brings_no_declaration_of_the_order_is_queued_again() -> None:
-    site = started(DDM)
-    for number in range(2):
-        assert site.poll() == ["DeclarativeManagement"]
-        site.mdm.send_status(MAC, listing("com.example.other"))
-        site.run(hours(1 / 60))
-        assert site.queued("DeclarativeManagement") == number + 2
-        assert site.end == "started"
-    site.poll()
-    site.mdm.send_status(MAC, listing(f"{set_name(f'{DDM.job_id}/1/declare')}-os"))
-    site.run(hours(1 / 60))
-    assert site.queued("DeclarativeManagement") == 3
-
-
-def test_declaration_that_the_server_never_lists_is_named() -> None:
-    site = started(DDM)
-    for _ in range(3):
-        site.poll()
-        site.mdm.send_status(MAC, listing())
-        site.run(hours(1 / 60))
-    assert site.end == "failed/command_lost"
-    assert "not among them" in site.detail
-
-
-@pytest.mark.parametrize("job", [COMMAND, ERASE], ids=IDS[1:])
-def test_lost_command_that_is_not_safe_is_never_queued_again(job: Job) -> None:
-    site = started(job)
-    site.mdm.lose(MAC)
-    site.poll()
-    site.run(hours(1))
-    assert site.end == "failed/command_lost"
-    assert site.queued(KIND[job]) == 1
-
-
-def test_second_erase_is_refused_while_a_lost_one_may_still_arrive() -> None:
-    site = started(ERASE)
-    site.mdm.lose(MAC)
-    site.poll()
-    site.run(hours(1))
-    again = an_erasing_job(udid=MAC, target=ERASE.target, generation=1, issued_at=site.now)
-    site.start(again)
-    site.poll()
-    assert site.end == "failed/erase_outstanding"
-    assert site.queued("EraseDevice") == 1
-
-
-def test_longer_queue_is_not_a_loss() -> None:
-    site = a_site()
-    for number in range(3):
-        site.mdm.commands[f"other-{number}"] = {"RequestType": "ProfileList"}
-        site.mdm.queues[MAC].append(f"other-{number}")
-    site.start(DDM)
-    for _ in range(3):
-        # The connection breaks after each first command.
-        site.mdm.now = site.now
-        uuid = site.mdm.report(MAC, "Idle")
-        site.mdm.report(MAC, "Acknowledged", uuid)
-        site.run(2 * MINUTE, MINUTE)
-    assert site.queued("DeclarativeManagement") == 1
-    assert site.poll() == ["DeclarativeManagement"]
-
-
-@pytest.mark.parametrize("job", [COMMAND, ERASE], ids=IDS[1:])
-def test_new_enrollment_loses_the_queue(job: Job) -> None:
-    site = started(job)
-    site.now += hours(1)
-    site.enroll()
-    site.run(hours(1))
-    assert site.end == "failed/queue_cleared"
-    assert site.queued(KIND[job]) == 1
-
-
-def test_declaration_is_fetched_by_the_next_enrollment_too() -> None:
-    site = started(DDM)
-    site.now += hours(1)
-    site.enroll()
-    site.run(hours(1))
-    assert site.poll() == ["DeclarativeManagement"]
-    assert site.end == "started"
 
 
 # --- the answers ---
@@ -605,127 +487,3 @@ def test_old_check_before_an_erase_is_asked_again() -> None:
     site.run(hours(1))
     assert site.queued("DeviceInformation") == 2
     assert site.queued("EraseDevice") == 1
-
-
-# --- withdrawal ---
-
-
-def withdrawn(site: MdmSite) -> bool:
-    return site.mdm.declaration_items(MAC) == {} and site.mdm.declarations == {}
-
-
-@pytest.mark.parametrize("fetched", [True, False], ids=["fetched", "not fetched"])
-def test_superseded_declaration_is_withdrawn(*, fetched: bool) -> None:
-    site = started(DDM)
-    if fetched:
-        site.poll()
-    site.supersede(DDM)
-    assert site.end == "superseded/superseded"
-    assert withdrawn(site)
-    site.poll()
-    site.run(hours(1))
-    assert site.executor.live_jobs == 0
-
-
-def test_declaration_that_is_not_fetched_before_the_job_expires_is_withdrawn() -> None:
-    job = a_job(**{**DDM.model_dump(exclude={"job_id"}), "expires_at": START + hours(3)})
-    site = started(job)
-    site.run(hours(2))
-    assert site.end == "started"
-    site.run(hours(2))
-    assert site.end == "expired/expired"
-    assert withdrawn(site)
-
-
-def test_declaration_that_was_fetched_in_time_runs_to_its_end() -> None:
-    job = a_job(**{**DDM.model_dump(exclude={"job_id"}), "expires_at": START + hours(3)})
-    site = started(job)
-    site.poll()
-    site.run(hours(5))
-    assert site.end == "started"
-    assert not withdrawn(site)
-
-
-def test_halted_declaration_is_withdrawn() -> None:
-    site = started(DDM)
-    site.poll()
-    site.halt(HaltScope(everything=True))
-    assert site.end == "superseded/halted"
-    assert withdrawn(site)
-
-
-def test_unknown_halts_withdraw_nothing() -> None:
-    site = started(DDM)
-    site.poll()
-    site.executor.set_halts(None)
-    site.run(hours(1))
-    assert not withdrawn(site)
-    assert site.end == "started"
-
-
-@pytest.mark.parametrize("job", [COMMAND, ERASE], ids=IDS[1:])
-def test_queued_command_may_still_be_delivered_after_a_halt_or_a_withdrawal(job: Job) -> None:
-    site = started(job)
-    site.halt(HaltScope(everything=True))
-    site.halt()
-    site.halt(HaltScope(everything=True))
-    site.supersede(job)
-    site.supersede(job)
-    assert site.outcomes[2:] == ["progressed/halted", "progressed/superseded"]
-    assert "may still be delivered" in site.detail
-    assert site.queued(KIND[job]) == 1
-
-
-def test_declaration_is_withdrawn_when_its_server_is_back() -> None:
-    site = started(DDM)
-    site.poll()
-    site.mdm.is_down = True
-    site.supersede(DDM)
-    assert site.end == "superseded/superseded"
-    site.run(hours(1))
-    assert not withdrawn(site)
-    site.mdm.is_down = False
-    site.run(hours(5))
-    assert withdrawn(site)
-
-
-def test_withdrawal_lasts_until_the_mac_has_fetched_its_declarations() -> None:
-    site = started(DDM)
-    site.poll()
-    site.supersede(DDM)
-    site.run(hours(24 * 7), hours(1))
-    assert site.executor.live_jobs == 1
-    assert site.executor.touched_jobs == 0
-    site.mdm.lose(MAC)
-    site.poll()
-    site.run(hours(5))
-    assert site.poll() == ["DeclarativeManagement"]
-    site.run(hours(5))
-    assert site.executor.live_jobs == 0
-
-
-def test_next_declaration_replaces_one_that_was_forgotten() -> None:
-    site = started(DDM)
-    site.poll()
-    forgotten = {*site.mdm.declarations}
-    other = a_site()
-    other.mdm.declarations, other.mdm.sets = site.mdm.declarations, site.mdm.sets
-    other.mdm.enrollment_sets = site.mdm.enrollment_sets
-    again = a_job(**{**DDM.model_dump(exclude={"job_id"}), "generation": 1})
-    other.start(again)
-    assert not forgotten & {*other.mdm.declaration_items(MAC)}
-    assert other.mdm.declaration_items(MAC)
-
-
-def test_declarations_of_other_programs_are_never_changed() -> None:
-    site = a_site()
-    site.mdm.declarations["org.example.update"] = {"Identifier": "org.example.update"}
-    site.mdm.sets["org.example.set"] = ["org.example.update"]
-    site.mdm.enrollment_sets[MAC] = ["org.example.set"]
-    site.start(DDM)
-    site.poll()
-    site.supersede(DDM)
-    site.poll()
-    site.run(hours(1))
-    assert {*site.mdm.declaration_items(MAC)} == {"org.example.update"}
-    assert {*site.mdm.declarations} == {"org.example.update"}

@@ -40,6 +40,8 @@ def adapter(handler: Handler) -> NanoMdmServer:
 
 
 def responding(status: int, body: object) -> NanoMdmServer:
+    if isinstance(body, str):
+        return adapter(lambda _: httpx.Response(status, text=body))
     return adapter(lambda _: httpx.Response(status, json=body))
 
 
@@ -95,6 +97,7 @@ NOT_QUEUED = [
         id="both errors",
     ),
     pytest.param(400, "Bad Request", id="unreadable property list"),
+    pytest.param(404, "404 page not found\n", id="server without an API"),
 ]
 
 
@@ -106,6 +109,8 @@ def test_command_is_not_queued(status: int, body: object) -> None:
 
 UNKNOWN = [
     pytest.param(502, "Bad Gateway", id="proxy without its server"),
+    pytest.param(404, "default backend - 404", id="proxy without a route"),
+    pytest.param(404, "", id="proxy without a body"),
     pytest.param(504, NAMED, id="proxy gave up waiting"),
     pytest.param(500, "panic", id="no JSON object"),
     pytest.param(200, {"command_uuid": "other"}, id="another command"),

@@ -11,7 +11,7 @@ from agents.mdm.metrics import MdmMetrics
 from agents.mdm.queries import MacQueries, QueryOutcome, QuerySender
 from agents.mdm.server import ServerRefusedError, ServerUnavailableError
 from schemas.queries import MacQuery, QueryKind
-from tests.factories.sites import SITE, START
+from tests.factories.sites import SITE, START, hours
 from tests.fake_mdm import FakeMdm
 from tests.mdm_site import COMMAND, DDM, MAC, MINUTE, REENROLL, MdmSite, a_site
 
@@ -150,6 +150,16 @@ def test_mac_in_setup_assistant_is_left_alone() -> None:
     site = a_site()
     site.check_in("TokenUpdate", tally=1, AwaitingConfiguration=True)
     assert send(site) is HELD
+
+
+def test_mac_that_may_have_left_setup_assistant_is_queried_after_a_day() -> None:
+    site = a_site()
+    site.check_in("TokenUpdate", tally=1, AwaitingConfiguration=True)
+    site.now += hours(25)
+    assert send(site) is SENT
+    site.mdm.now = site.now
+    site.poll(DeviceInformation=site.information(AwaitingConfiguration=True))
+    assert send(site, INFORMATION.model_copy(update={"known_us": 9})) is HELD
 
 
 @pytest.mark.parametrize("udid", [MAC, "UNKNOWN"])

@@ -191,6 +191,45 @@ def test_mac_without_the_preference_defers_nothing() -> None:
     assert mac_facts.parse_deferral(b"") == Deferral()
 
 
+HISTORY = [
+    {"date": datetime(*date, tzinfo=UTC), "displayName": name, "processName": process}
+    for date, name, process in (
+        ((2026, 7, 1), "macOS 26.6", "softwareupdated"),
+        ((2026, 9, 1), "macOS 26.7", "macOS Installer"),
+        ((2026, 10, 1), "Munki tools", "installer"),
+        ((2026, 10, 2), "macOS documents", "installer"),
+    )
+]
+
+
+def test_last_installation_of_a_system_is_in_the_history() -> None:
+    found = mac_facts.parse_installed_at(plistlib.dumps(HISTORY))
+    assert found == datetime(2026, 9, 1, tzinfo=UTC)
+    assert mac_facts.parse_installed_at(plistlib.dumps([])) is None
+    assert mac_facts.parse_installed_at(b"plutil: file does not exist") is None
+
+
+@given(st.binary())
+def test_unreadable_history_has_no_installation(raw: bytes) -> None:
+    assert mac_facts.parse_installed_at(raw) is None
+
+
+COPIES = {
+    "snapshots": "Snapshots for disk /:\ncom.apple.TimeMachine.2026-11-29-235959.local\n"
+    "com.apple.TimeMachine.2026-11-30-101112.local\n",
+    "backup": "/Volumes/.timemachine/AB-1/2026-11-30-101112.backup/2026-11-30-101112.backup\n",
+}
+
+
+@pytest.mark.parametrize("text", COPIES.values(), ids=COPIES)
+def test_newest_copy_is_in_the_time_of_the_mac(text: str) -> None:
+    expected = datetime(2026, 11, 30, 9, 11, 12, tzinfo=UTC)
+    assert mac_facts.newest_copy_at(text, "+0100\n") == expected
+    assert mac_facts.newest_copy_at(text, "") is None
+    assert mac_facts.newest_copy_at("No machine directory found.", "+0100") is None
+    assert mac_facts.newest_copy_at("2026-13-45-999999.local", "+0100") is None
+
+
 @given(st.binary(min_size=1))
 def test_unreadable_preference_is_unknown_or_no_deferral(raw: bytes) -> None:
     assert mac_facts.parse_deferral(raw) in {None, Deferral()}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agents.mac import InstallState, Progress
-from agents.ssh.progress import RESTART_WITHIN, order_progress
+from agents.ssh.progress import NOTICE, RESTART_WITHIN, order_progress
 from agents.ssh.report import TaskState
 from schemas.results import ErrorCode
 from tests.unit.agents.ssh.macs import CLOCK, a_task, minutes
@@ -31,6 +31,30 @@ ROWS: dict[str, tuple[TaskState, dict[str, Any], datetime | None, Progress | Err
         {"output": "Failed to authenticate\n"},
         BEFORE,
         ErrorCode.NO_VOLUME_OWNER,
+    ),
+    "notice to the user": (
+        TaskState.RUNNING,
+        {"output": f"{NOTICE}\n"},
+        BEFORE,
+        Progress(InstallState.WAITING),
+    ),
+    "restart during the notice": (
+        TaskState.INTERRUPTED,
+        {"output": f"{NOTICE}\n"},
+        RESTARTED,
+        ErrorCode.USER_DECLINED,
+    ),
+    "restart during the notice, and the boot time is unknown": (
+        TaskState.INTERRUPTED,
+        {"output": f"{NOTICE}\n"},
+        None,
+        ErrorCode.USER_DECLINED,
+    ),
+    "restart after the notice, before any output": (
+        TaskState.INTERRUPTED,
+        {"output": ""},
+        RESTARTED,
+        ErrorCode.INSTALL_FAILED,
     ),
     "silent": (TaskState.SILENT, {"output": STEP}, BEFORE, ErrorCode.NOTHING_HAPPENED),
     "exit status": (TaskState.ENDED, {"exit_status": 3}, BEFORE, ErrorCode.INSTALL_FAILED),

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from agents.mac import order_marker
 from agents.ssh.report import (
+    LIST,
     Task,
     TaskState,
     UnreadableReportError,
-    listing_name,
-    listing_number,
     parse_report,
+    preparation_name,
     task_name,
+    task_number,
 )
 from tests.unit.agents.ssh.macs import JOB_ID, a_report, a_task, fact_line
 
@@ -42,7 +43,7 @@ def test_whole_report_is_read() -> None:
     assert report.order(JOB_ID, 1, "install") == Task(
         f"{JOB_ID}.1.install", TaskState.RUNNING, begun_at=at
     )
-    listing = next(task for task in report.tasks if listing_number(task) == 1)
+    listing = next(task for task in report.tasks if task_number(task, LIST) == 1)
     assert (listing.exit_status, listing.output) == (0, "Can\u2019t connect\n")
     assert report.marks == {order_marker(JOB_ID, 1, "install")}
 
@@ -87,7 +88,7 @@ def test_name_of_an_order_is_its_marker() -> None:
 
 
 def test_listing_is_no_mark() -> None:
-    assert a_report(a_task(listing_name(JOB_ID, 1))).marks == frozenset()
+    assert a_report(a_task(preparation_name(JOB_ID, LIST, 1))).marks == frozenset()
 
 
 def test_order_that_has_not_begun_is_no_mark() -> None:

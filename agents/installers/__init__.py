@@ -1,0 +1,1 @@
+"""Apple's installers of macOS for the Macs of a site."""
