@@ -45,12 +45,10 @@ and the site's jobs of this hour for its action fewer than the policy allows.
 
 import heapq
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from pipeline.decide.admission import reject_reason
@@ -61,13 +59,16 @@ from pipeline.processors import rows
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.dead_letters import dead_letter_record
 from pipeline.processors.fast.verified_cache import JobHeader, peek_job
+from pipeline.processors.queued_job import (
+    QueuedJob,
+    Stage,
+)
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
-from pipeline.processors.unaccepted_jobs import FIRST_OFFER_AFTER
 from pipeline.processors.withdrawals import withdrawal_problem
-from pipeline.reconcile.automatic_halt import LOOK_BACK_US, action_scope, automatic_halt
+from pipeline.reconcile.automatic_halt import action_scope, automatic_halt
 from pipeline.reconcile.hourly_jobs import HourlyJobs
-from pipeline.state.device import duration_us, from_us, to_us
+from pipeline.state.device import from_us, to_us
 from pipeline.state.jobs import INFERRED_ATTEMPT
 from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem
 from schemas.envelope import (
@@ -79,7 +80,7 @@ from schemas.envelope import (
     decode,
     encode,
 )
-from schemas.jobs import INSTALLATIONS, Action, Job
+from schemas.jobs import Action, Job
 from schemas.results import FINAL_OUTCOMES, Outcome
 from schemas.signed_records import AUTOMATIC_HALT_RECORD
 from schemas.topics import (
@@ -94,71 +95,7 @@ from schemas.topics import (
 
 _JOBS: Final = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
 _UNTOUCHED: Final = (Outcome.ACCEPTED, Outcome.WITHHELD)
-_NO_DEADLINE: Final = 1 << 62
-# Jobs are kept for this time after their last own time, so that a late repeat is recognised.
-_REMEMBERED_US: Final = duration_us(timedelta(days=1))
-_REPEAT_AFTER_US: Final = duration_us(FIRST_OFFER_AFTER / 2)
-
-
-class Stage(StrEnum):
-    """The stage of a job in dispatch; the module's table has the transitions."""
-
-    WAITING = "waiting"
-    DISPATCHED = "dispatched"
-    WITHDRAWN = "withdrawn"
-    STARTED = "started"
-    FINISHED = "finished"
-
-
 _NOT_OFFERED: Final = (Stage.WAITING, Stage.WITHDRAWN)
-
-
-class QueuedJob(msgspec.Struct, frozen=True, gc=False):
-    """One job in dispatch; times are in microseconds since 1970.
-
-    `dispatched_us` is the time at which it was published first, 0 for never; `site_macs` the
-    confirmed Macs of its site in the Mac's partition when it was issued.
-    `issued_event` is its JobIssuedEvent as bytes; None once it no longer waits.
-    """
-
-    job_id: str
-    udid: str
-    site: str
-    stage: Stage
-    needs_capacity: bool
-    deadline_us: int
-    issued_us: int
-    expires_us: int
-    report_by_us: int
-    action: Action = Action.UPDATE
-    site_macs: int = 0
-    dispatched_us: int = 0
-    issued_event: bytes | None = None
-
-    def to_row(self, epoch: int) -> bytes:
-        """Return the job as a row of the changelog, written in `epoch`."""
-        wire = {name: getattr(self, name) for name in _NAMES}
-        wire["e"] = epoch
-        wire["issued_event"] = None if self.issued_event is None else self.issued_event.decode()
-        return msgspec.json.encode(wire)
-
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> "QueuedJob":
-        """Return the job of a decoded row.
-
-        Raises ValueError if a field is missing or has another type, for an unknown stage, and if a
-        waiting job has no event.
-        """
-        issued_event = wire.get("issued_event")
-        queued = msgspec.convert({name: wire[name] for name in _NAMES if name in wire}, cls)
-        if (issued_event is None) is (queued.stage is Stage.WAITING):
-            raise ValueError(f"a job that is {queued.stage}, with issued_event {issued_event!r}")
-        if issued_event is None:
-            return queued
-        return replace(queued, issued_event=str(issued_event).encode())
-
-
-_NAMES: Final = tuple(name for name in QueuedJob.__struct_fields__ if name != "issued_event")
 
 
 class DispatchShard:
@@ -240,7 +177,7 @@ class DispatchShard:
             self._update_counts(queued, 1)
             if queued.dispatched_us:
                 self._dispatched.add(*_dispatched_job(queued))
-            self._expiry_heap.append((_forget_at_us(queued), queued.job_id))
+            self._expiry_heap.append((queued.forget_at_us, queued.job_id))
         heapq.heapify(self._expiry_heap)
 
     def finish_catch_up(self) -> None:
@@ -309,9 +246,7 @@ class DispatchShard:
             return
         assert isinstance(event, JobSupersededEvent | JobResultedEvent)
         queued = self.jobs.get(event.data.job_id)
-        if queued is None:
-            return
-        if queued.stage is Stage.FINISHED:
+        if queued is None or queued.stage is Stage.FINISHED:
             return
         if isinstance(event, JobSupersededEvent):
             if queued.stage is Stage.DISPATCHED and jobs_topic(queued.site) in self._job_topics:
@@ -333,14 +268,14 @@ class DispatchShard:
     def _enqueue(self, job: Job | JobHeader, raw: bytes, now: datetime) -> None:
         queued = self.jobs.get(job.job_id)
         if queued is None:
-            self._save(_queue_job(job, raw))
-        elif queued.stage in _NOT_OFFERED or not _is_offered_again(queued, to_us(now)):
+            self._save(QueuedJob.from_job(job, raw))
+        elif queued.stage in _NOT_OFFERED or not queued.is_offered_again(to_us(now)):
             return
         elif jobs_topic(queued.site) in self._job_topics:
             self._publish(queued, raw)
             self._output.counters.offered_again[queued.site] += 1
         elif queued.stage is Stage.DISPATCHED:
-            self._save(_queue_job(job, raw))
+            self._save(QueuedJob.from_job(job, raw))
 
     def _withdraw(self, queued: QueuedJob) -> None:
         if queued.stage is not Stage.STARTED:
@@ -354,7 +289,7 @@ class DispatchShard:
         return {}
 
     def tick(self, now: datetime) -> bool:
-        """Dispatch waiting jobs while capacity is free; forget old jobs (see `_forget_at_us`).
+        """Dispatch waiting jobs while capacity is free; forget old jobs (`QueuedJob.forget_at_us`).
 
         A waiting job that has expired is finished, without a record. Always returns False, because
         one call does all due work. Before `finish_catch_up` it does nothing.
@@ -370,7 +305,7 @@ class DispatchShard:
             queued = self.jobs.get(job_id)
             if queued is None:
                 continue
-            if (forget_at_us := _forget_at_us(queued)) > now_us:
+            if (forget_at_us := queued.forget_at_us) > now_us:
                 # It was published after it was queued here.
                 heapq.heappush(self._expiry_heap, (forget_at_us, job_id))
             else:
@@ -504,7 +439,7 @@ class DispatchShard:
     def _save(self, queued: QueuedJob) -> None:
         old = self.jobs.get(queued.job_id)
         if old is None:
-            heapq.heappush(self._expiry_heap, (_forget_at_us(queued), queued.job_id))
+            heapq.heappush(self._expiry_heap, (queued.forget_at_us, queued.job_id))
         else:
             self._update_counts(old, -1)
         self.jobs[queued.job_id] = queued
@@ -561,38 +496,3 @@ class DispatchShard:
 
 def _dispatched_job(queued: QueuedJob) -> tuple[str, Action, int, str]:
     return queued.site, queued.action, queued.dispatched_us, queued.udid
-
-
-def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
-    expires_us = to_us(job.expires_at)
-    return QueuedJob(
-        job_id=job.job_id,
-        udid=job.udid,
-        site=job.site,
-        stage=Stage.WAITING,
-        needs_capacity=job.action in INSTALLATIONS,
-        deadline_us=_NO_DEADLINE if job.deadline_at is None else to_us(job.deadline_at),
-        issued_us=to_us(job.issued_at),
-        expires_us=expires_us,
-        report_by_us=expires_us if job.report_by is None else to_us(job.report_by),
-        action=job.action,
-        site_macs=job.site_macs or 0,
-        issued_event=raw,
-    )
-
-
-def _is_offered_again(queued: QueuedJob, now_us: int) -> bool:
-    """Return True if a repeat at `now_us` is an offer of the Mac's owner, and not of a crash.
-
-    Half of the interval: the clocks of two workers differ.
-    """
-    return queued.issued_us + _REPEAT_AFTER_US <= now_us < queued.expires_us
-
-
-def _forget_at_us(queued: QueuedJob) -> int:
-    """Return the time, in us since 1970, from which the job is forgotten.
-
-    No event of the job is expected then, even if some were lost, and no halt depends on it.
-    """
-    last_event_us = max(queued.expires_us, queued.report_by_us) + _REMEMBERED_US
-    return max(last_event_us, queued.dispatched_us + LOOK_BACK_US)

@@ -53,6 +53,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "agents/mdm/delivery.py": ("tests/unit/agents/mdm",),
     "agents/leases.py": _AGENTS,
     "pipeline/processors/dispatch_shard.py": ("tests/unit/processors",),
+    "pipeline/processors/queued_job.py": ("tests/unit/processors",),
     "pipeline/gateway/delivery.py": _GATEWAY,
     "pipeline/gateway/drain.py": _GATEWAY,
     "pipeline/gateway/reconnecting.py": _GATEWAY,

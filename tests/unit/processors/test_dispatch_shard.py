@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from pipeline.processors.broadcast import BroadcastState
-from pipeline.processors.dispatch_shard import DispatchShard, Stage
+from pipeline.processors.dispatch_shard import DispatchShard
+from pipeline.processors.queued_job import Stage
 from pipeline.processors.rows import EPOCH_KEY, EpochRow, InvalidRow
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.state.device import to_us
