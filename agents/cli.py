@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agents.config.commands import check, doctor, read_config, try_mac
-from runtime.command_output import fail
+from runtime.command_output import fail, run_command
 from runtime.private_files import use_private_umask
 
 if TYPE_CHECKING:
@@ -198,4 +198,4 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the agent with the arguments of this process, then exit with its code."""
-    app()
+    run_command(app)

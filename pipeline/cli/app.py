@@ -22,6 +22,7 @@ from pipeline.cli.ingest import IngestCommand, ingest
 from pipeline.cli.installers import app as installers
 from pipeline.cli.keys import app as keys
 from pipeline.cli.lists import approvals, findings, halts, jobs, list_devices
+from pipeline.cli.output import run_command
 from pipeline.cli.policy import app as policy
 from pipeline.cli.query import query
 from pipeline.cli.replay import replay
@@ -98,4 +99,4 @@ app.command()(query)
 
 def main() -> None:
     """Run the command that the arguments of this process name, then exit with its code."""
-    app()
+    run_command(app)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.log_options import format_time, open_log, print_table
-from pipeline.cli.output import emit, fail
+from pipeline.cli.output import emit, end_output, fail
 from pipeline.cli.readings import ReadDir, Server, TokenFile, open_readings
 from pipeline.cli.sender_options import Senders
 from pipeline.cli.service_client import AsJson, DataDir, send_request
@@ -86,7 +86,10 @@ def show(
     if raw:
         if kept is None:
             fail(f"the bytes of dead letter {seq} were not kept")
-        sys.stdout.buffer.write(base64.b64decode(kept))
+        try:
+            sys.stdout.buffer.write(base64.b64decode(kept))
+        except BrokenPipeError:
+            end_output()
         return
     if as_json:
         emit(json.dumps({"seq": seq, **fields, "raw": kept}))

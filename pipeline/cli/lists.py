@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pipeline.cli.log_options import TIME_HELP, parse_option_time, print_table
-from pipeline.cli.output import emit, fail
+from pipeline.cli.output import OutputEnded, emit, end_output, fail
 from pipeline.cli.readings import ReadDir, Server, TokenFile, open_readings
 
 if TYPE_CHECKING:
@@ -232,9 +231,8 @@ def _show(
             if changed:
                 _print(name, changed, output, is_first=False)
             shown = rows
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OutputEnded:
+        return
 
 
 def changed_rows(before: "Iterable[Row]", after: "Iterable[Row]") -> "list[Row]":
@@ -246,6 +244,15 @@ def changed_rows(before: "Iterable[Row]", after: "Iterable[Row]") -> "list[Row]"
 def _print(
     name: "ListName", rows: Iterable["Row"], output: Format, *, is_first: bool = True
 ) -> None:
+    """Print rows of a list. Raises OutputEnded if the reader has ended."""
+    try:
+        _write(name, rows, output, is_first=is_first)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        end_output()
+
+
+def _write(name: "ListName", rows: Iterable["Row"], output: Format, *, is_first: bool) -> None:
     from pipeline.embedded.list_selection import COLUMNS
 
     columns = COLUMNS[name]
@@ -261,7 +268,6 @@ def _print(
         if is_first:
             writer.writeheader()
         writer.writerows({name: _plain(row[name]) for name in columns} for row in rows)
-    sys.stdout.flush()
 
 
 def _cell(column: str, row: "Row") -> str:

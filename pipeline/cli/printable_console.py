@@ -1,12 +1,12 @@
 """The console on which commands print tables and sentences with text of Macs and feeds."""
 
-import errno
 from collections.abc import Iterator
 from typing import IO
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook
 from rich.segment import Segment
 
+from pipeline.cli.output import end_output
 from runtime.printable import printable
 
 
@@ -28,8 +28,8 @@ class _Hook(RenderHook):
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Raise the error: a command decides whether a reader that ends early is one."""
-        raise BrokenPipeError(errno.EPIPE, "the reader of the output has ended")
+        """Raise OutputEnded."""
+        end_output()
 
 
 def printable_console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Protocol, TypeVar
 from urllib.parse import quote
 
 import typer
@@ -26,14 +26,36 @@ if TYPE_CHECKING:
     from pipeline.embedded.status import Status
     from pipeline.replay.explain import Explanation
 
+_Given = TypeVar("_Given", Path | None, str | None)
+
+
+def _refuse_two_sources(context: typer.Context, given: _Given) -> _Given:
+    """Return the value of --data-dir or --server. Exit 2 if the command line has both.
+
+    The URL of DRYDOCK_SERVER is no second source: an option counts more.
+    """
+    named = [
+        name
+        for name in ("data_dir", "server")
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    if len(named) > 1:
+        fail("--data-dir and --server exclude each other: give one")
+    return given
+
+
 ReadDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="The data directory of `drydock run`.")
+    Path | None,
+    typer.Option(
+        "--data-dir", callback=_refuse_two_sources, help="The data directory of `drydock run`."
+    ),
 ]
 Server = Annotated[
     str | None,
     typer.Option(
         "--server",
         envvar="DRYDOCK_SERVER",
+        callback=_refuse_two_sources,
         metavar="URL",
         help="Ask the service at this URL instead: `drydock run`, or `drydock query` of a fleet.",
     ),

@@ -22,7 +22,30 @@ FleetOrDataDir = Annotated[
     typer.Option("--data-dir", help="Data directory of an embedded service; default: use Kafka."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
-By = Annotated[str, typer.Option("--by", envvar="USER", help="Your name, for the record.")]
+_NO_NAME: Final = "unknown"
+
+
+def _author(given: str) -> str:
+    """Return the name of the option or of USER; else the login name, as in a job of cron."""
+    import getpass
+
+    if given != _NO_NAME:
+        return given
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return given
+
+
+By = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        envvar="USER",
+        callback=_author,
+        help="Your name, for the record; default: your login name.",
+    ),
+]
 _TIMEOUT_S: Final = 60.0
 _NOT_READY: Final = 503
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pwd
 import subprocess
 from collections.abc import Callable
 from io import StringIO
@@ -16,6 +17,8 @@ from pipeline.cli.app import app
 from pipeline.cli.lists import changed_rows
 from pipeline.embedded.lists import Row
 from pipeline.embedded.service import Service
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 from tests import factories as make
 from tests.drydock_process import DRYDOCK
 from tests.embedded_world import POLICY
@@ -192,6 +195,18 @@ def test_watch_prints_what_is_new_or_changed(
         ("MAC-2", "renamed"),
     ]
     assert waits == [5.0, 5.0, 5.0]
+
+
+def test_author_without_a_name_in_the_environment_is_the_login_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY).close()
+    KeyStore(tmp_path / "keys").make(Purpose.JOBS)
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert invoked("halt", "all", "--data-dir", str(tmp_path))[0] == 0
+    out = invoked("halts", "list", "--data-dir", str(tmp_path), "-o", "json")[1]
+    assert [row["by"] for row in json.loads(out)] == [pwd.getpwuid(os.getuid()).pw_name]
 
 
 def test_changed_rows_are_those_that_were_not_there_before() -> None:

@@ -119,6 +119,30 @@ def test_service_is_not_read_without_its_token(
     assert RUN.invoke(app, ["halts", "list"]).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    "command", ["status", "explain MAC-1", "devices list", "dead-letters list"]
+)
+@pytest.mark.parametrize("is_dir_first", [True, False])
+def test_data_directory_and_service_together_are_refused(
+    served: tuple[Path, str], command: str, is_dir_first: bool
+) -> None:
+    folder, url = served
+    where = ["--data-dir", str(folder), "--server", url]
+    words = where if is_dir_first else where[2:] + where[:2]
+    done = RUN.invoke(app, [*command.split(), *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--data-dir and --server exclude each other" in done.stderr
+
+
+def test_data_directory_counts_more_than_the_url_in_the_environment(
+    served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = served
+    monkeypatch.setenv("DRYDOCK_SERVER", "http://127.0.0.1:1")
+    done = RUN.invoke(app, ["halts", "list", "--data-dir", str(folder)])
+    assert done.exit_code == 0, done.stderr
+
+
 def test_newline_after_the_token_in_the_environment_is_ignored(
     served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
