@@ -19,6 +19,7 @@
     INTENDED  accepted, and the command ends at once             DONE (acted)
     INTENDED  Mac refuses                                        DONE (failed or refused)
     INTENDED  NotNow over MDM, or queued at the MDM server       INTENDED, DONE (failed) after 48 h
+    INTENDED  the same, and not looked at for 24 h               INTENDED, for 48 h again
     INTENDED  queued, expired, and it can be withdrawn           DONE (expired)
     INTENDED  the MDM server lost the order; it may be repeated  INTENDED: give the order again
     INTENDED  the MDM server lost the order; it may not          DONE (failed)
@@ -91,7 +92,7 @@ from agents.preflight import (
     fitness,
     ran_since,
 )
-from agents.watching import WATCH_POLL, due_at, has_enrolled_again, watch
+from agents.watching import WATCH_POLL, due_at, has_enrolled_again, is_unwatched, watch
 from schemas.jobs import ENFORCEMENT_NOTICE, MDM_METHODS, Job, Method
 from schemas.results import ErrorCode, JobResult, Outcome
 
@@ -427,11 +428,11 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
             return ended
     since = entry.held_since or entry.intent_at
     if (held or entry.declined) and now >= since + NOT_NOW_LIMIT:
-        if entry.declined:
-            code, detail = ErrorCode.COMMAND_REJECTED, "still answers NotNow"
-        else:
-            code, detail = reason.error_code, reason.detail
-        return finish(entry, Outcome.FAILED, code, detail, look)
+        if not is_unwatched(entry, now):
+            declined = Obstacle(ErrorCode.COMMAND_REJECTED, "still answers NotNow")
+            cause = declined if entry.declined else reason
+            return finish(entry, Outcome.FAILED, cause.error_code, cause.detail, look)
+        since, entry = now, replace(entry, held_since=now)
     if held:
         # The MDM server offers the order again by itself; a second order would run as well.
         until = entry.job.expires_at if look.is_revocable else now + NOT_NOW_POLL

@@ -60,7 +60,7 @@ def watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finis
     idle = seen.state in _IDLE
     limit = BEGIN_WITHIN if idle else STALLED_AFTER
     given_up_at = max(due, changed_at) + limit
-    if now >= given_up_at and now - entry.wake_at >= _UNWATCHED:
+    if now >= given_up_at and is_unwatched(entry, now):
         entry, given_up_at = replace(entry, changed_at=now), now + limit
     if now >= given_up_at:
         detail = "nothing to be seen of the order" if idle else f"stuck in {seen.state}"
@@ -68,6 +68,11 @@ def watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finis
     waiting = due > now and seen.state is not InstallState.DOWNLOADING
     wake_at = min(now + ENFORCEMENT_POLL, due + WATCH_POLL) if waiting else now + WATCH_POLL
     return Wait(replace(entry, wake_at=min(wake_at, given_up_at)), progressed)
+
+
+def is_unwatched(entry: JournalEntry, now: datetime) -> bool:
+    """Return True if this look is so late that the time before it is no evidence of the Mac."""
+    return now - entry.wake_at >= _UNWATCHED
 
 
 def due_at(entry: JournalEntry) -> datetime:

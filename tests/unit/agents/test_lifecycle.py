@@ -266,7 +266,7 @@ INTENDED = {
         "wait",
     ),
     "queued for too long": (
-        intended(DDM),
+        intended(DDM, wake_at=START + NOT_NOW_LIMIT),
         look(pending=frozenset({intended(DDM).order_marker})),
         NOT_NOW_LIMIT,
         "failed/not_delivered",
@@ -277,8 +277,14 @@ INTENDED = {
         hours(24 * 7),
         "expired/expired",
     ),
+    "queued, and not looked at for a day": (
+        intended(DDM, wake_at=START + NOT_NOW_LIMIT - hours(24)),
+        look(pending=frozenset({DDM_MARK})),
+        NOT_NOW_LIMIT,
+        "wait",
+    ),
     "queued, push failed": (
-        intended(DDM),
+        intended(DDM, wake_at=START + NOT_NOW_LIMIT),
         look(pending=frozenset({DDM_MARK}), not_delivered=Obstacle(ErrorCode.PUSH_FAILED, "410")),
         NOT_NOW_LIMIT,
         "failed/push_failed",
@@ -319,8 +325,20 @@ INTENDED = {
         SECOND,
         "act",
     ),
-    "NotNow for too long": (
+    "NotNow over MDM, and not looked at for a day": (
+        intended(DDM, declined=True, held_since=START),
+        look(),
+        NOT_NOW_LIMIT,
+        "wait",
+    ),
+    "NotNow over SSH, and not looked at for a day": (
         intended(declined=True, held_since=START),
+        look(),
+        NOT_NOW_LIMIT,
+        "act",
+    ),
+    "NotNow for too long": (
+        intended(declined=True, held_since=START, wake_at=START + NOT_NOW_LIMIT),
         look(),
         NOT_NOW_LIMIT,
         "failed/command_rejected",
@@ -555,6 +573,19 @@ def test_repeated_order_whose_response_is_lost_counts_from_its_intent(job: Job) 
     step = next_step(again.entry, seen, START + hours(2))
     assert isinstance(step, Wait)
     assert step.entry.acted_at == START + IN_FLIGHT
+
+
+@pytest.mark.parametrize("late", [NOT_NOW_LIMIT, hours(24 * 30)], ids=["two days", "a month"])
+def test_order_in_the_queue_gets_the_whole_time_again_after_a_gap_of_looks(
+    late: timedelta,
+) -> None:
+    queued = look(pending=frozenset({DDM_MARK}))
+    first = next_step(intended(DDM), queued, START + late)
+    assert isinstance(first, Wait)
+    assert first.entry.held_since == START + late
+    last = replace(first.entry, wake_at=START + late + NOT_NOW_LIMIT)
+    assert step_name(next_step(last, queued, last.wake_at - SECOND)) == "wait"
+    assert step_name(next_step(last, queued, last.wake_at)) == "failed/not_delivered"
 
 
 def test_started_is_reported_with_the_first_intent() -> None:
