@@ -47,7 +47,7 @@ class SitePermissions:
 
     def __init__(self, site: SiteConfig) -> None:
         self._methods = frozenset(site.methods)
-        self._lock = DestructiveLock(site.allow_destructive)
+        self._lock = DestructiveLock(site.allow_destructive, accepts_permits=site.accept_permits)
 
     def refuse(self, job: Job) -> Refusal | None:
         """Return the reason not to give the job's order, None if it is permitted.

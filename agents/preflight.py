@@ -9,13 +9,19 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from agents.mac import InstallState, Observation
-from schemas.jobs import INSTALLATIONS, MDM_METHODS, Action, Backup, Job, Method
+from schemas.jobs import (
+    ERASING_METHODS,
+    INSTALLATIONS,
+    MDM_METHODS,
+    Action,
+    Backup,
+    Job,
+    Method,
+    is_destructive,
+)
 from schemas.macos import reaches
 from schemas.results import ErrorCode
 
-ERASING_METHODS: Final = frozenset({Method.ERASE_DEVICE, Method.ASR})
-DESTRUCTIVE_METHODS: Final = ERASING_METHODS | {Method.STARTOSINSTALL}
-_DESTRUCTIVE_ACTIONS: Final = frozenset({Action.REINSTALL, Action.REIMAGE})
 _SSH_INSTALLERS: Final = frozenset({Method.SOFTWAREUPDATE, Method.STARTOSINSTALL})
 _BUSY: Final = frozenset({InstallState.INSTALLING})
 
@@ -65,9 +71,9 @@ def erases(job: Job) -> bool:
     return job.erases or job.method in ERASING_METHODS
 
 
-def is_destructive(job: Job) -> bool:
-    """Return True if the job erases or reinstalls a Mac, by its flag, method or action."""
-    return erases(job) or job.method in DESTRUCTIVE_METHODS or job.action in _DESTRUCTIVE_ACTIONS
+def destroys(job: Job) -> bool:
+    """Return True if the job erases or reinstalls its Mac."""
+    return is_destructive(job.action, job.method, erases=job.erases)
 
 
 def runs_target(job: Job, look: Observation) -> bool:
@@ -88,7 +94,7 @@ def fitness(job: Job, look: Observation, limits: Limits, now: datetime) -> Fitne
     updates and upgrades. Otherwise Busy comes before Unfit, and Unfit has the first check that
     fails; an obstacle of the form comes first.
     """
-    if is_destructive(job) and None not in (look.serial, job.serial) and look.serial != job.serial:
+    if destroys(job) and None not in (look.serial, job.serial) and look.serial != job.serial:
         detail = f"it reports the serial number {look.serial}, the job is for {job.serial}"
         return Unfit(ErrorCode.WRONG_DEVICE, detail)
     if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     RELEASE_FAILING = "release_failing"
     SITE_UNKNOWN = "site_unknown"
     OWNER_UNKNOWN = "owner_unknown"
+    LOCKED = "locked"
     NEVER_ERASE = "never_erase"
     NOT_A_LOAN = "not_a_loan"
     IDENTITY_CONFLICT = "identity_conflict"

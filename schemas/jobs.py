@@ -65,10 +65,20 @@ SSH_METHODS = frozenset(
 )
 
 
+ERASING_METHODS: Final = frozenset({Method.ERASE_DEVICE, Method.ASR})
+DESTRUCTIVE_METHODS: Final = ERASING_METHODS | {Method.STARTOSINSTALL}
+_DESTRUCTIVE_ACTIONS: Final = frozenset({Action.REINSTALL, Action.REIMAGE})
+
+
 # From issue to expiry: an executor refuses a job that lasts longer.
 MAX_JOB_LIFETIME: Final = timedelta(days=31)
 # macOS shows the user a countdown before it forces a declared update; this leaves time for it.
 ENFORCEMENT_NOTICE: Final = timedelta(hours=1)
+
+
+def is_destructive(action: Action, method: Method | None, *, erases: bool) -> bool:
+    """Return True for work that erases or reinstalls a Mac, by its flag, method or action."""
+    return erases or method in DESTRUCTIVE_METHODS or action in _DESTRUCTIVE_ACTIONS
 
 
 class Backup(StrEnum):
@@ -76,6 +86,13 @@ class Backup(StrEnum):
 
     SNAPSHOT = "snapshot"  # an APFS snapshot on its own disk, which no erase leaves
     TIME_MACHINE = "time_machine"  # a complete backup by Time Machine
+
+
+class Permit(StrEnum):
+    """Why the site's policy permits a job to erase or reinstall its Mac (`sites.*.destructive`)."""
+
+    CANARY = "canary"  # the policy names the Mac
+    SHARE = "share"  # the Mac is in the policy's share of the site
 
 
 class RequiredBackup(WireModel):
@@ -121,6 +138,8 @@ class Job(WireModel):
     - `known_until`: the time of the newest record of the Mac, present only if it is later than
       `issued_at`, because a sender's clock is ahead. Only a record that is later than both proves
       that the job was done.
+    - `permit`: why the policy permits this job to erase or reinstall the Mac; None for other jobs,
+      and if the policy leaves that to the site's file.
     - `site_macs`: the confirmed Macs of the site that the issuer of the job knows: on Kafka those
       of the Mac's partition. Dispatch adds them up for the jobs an hour of the site.
     """
@@ -146,6 +165,7 @@ class Job(WireModel):
     approval: Signed | None = None
     notice_minutes: Annotated[int, Field(ge=0, le=120)] | None = None
     backup: RequiredBackup | None = None
+    permit: Permit | None = None
     site_macs: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")

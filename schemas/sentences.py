@@ -48,6 +48,7 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.RELEASE_FAILING: "The release fails on its model family.",
     Reason.SITE_UNKNOWN: "No site of the policy matches it.",
     Reason.OWNER_UNKNOWN: "It is enrolled, but no known MDM server has it: it may be personal.",
+    Reason.LOCKED: "The policy does not permit its site to erase or reinstall it.",
     Reason.NEVER_ERASE: "An administrator stated that it is never erased.",
     Reason.NOT_A_LOAN: "It was returned as a loan unit, but an administrator stated it is none.",
     Reason.IDENTITY_CONFLICT: "Another Mac has one of its identifiers; a person must settle it.",

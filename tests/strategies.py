@@ -364,8 +364,12 @@ def policies() -> st.SearchStrategy[Policy]:
     windows = [{"from": "22:00", "to": "04:00"}]
     sites = {"london": {"time_zone": "Europe/London"}, "tokyo": {"time_zone": "Asia/Tokyo"}}
     shut = {"london": {"time_zone": "Europe/London", "ssh": False, "max_jobs": 1}}
+    canaries = {
+        "london": {"time_zone": "Europe/London", "destructive": {"canaries": SERIALS[:1]}},
+        "tokyo": {"time_zone": "Asia/Tokyo", "destructive": {"percent": 50}},
+    }
     parts = st.fixed_dictionaries(
-        {"sites": st.sampled_from([sites, shut])},
+        {"sites": st.sampled_from([sites, sites, shut, canaries])},
         optional={
             "default_site": st.just("london"),
             "blast_radius": st.just({"jobs_per_hour": {"update": None}, "confirmed_only": False}),

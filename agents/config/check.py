@@ -14,8 +14,8 @@ from agents.config.model import (
     SshConfig,
 )
 from agents.config.secrets import SecretError, read_erase_pin, read_secret
-from agents.preflight import DESTRUCTIVE_METHODS
 from runtime.secret_refs import SecretRef
+from schemas.jobs import DESTRUCTIVE_METHODS
 
 Read = Callable[[SecretRef, Mapping[str, str]], SecretStr]
 
@@ -115,6 +115,7 @@ def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> 
         "installers": site.installers and installers_row(site.installers),
         "locked": sorted(set(site.methods) & DESTRUCTIVE_METHODS),
         "allow_destructive": sorted(site.allow_destructive),
+        "accept_permits": site.accept_permits,
         "erase_pin": site.erase_pin and secret(site.erase_pin, read_erase_pin),
         "limits": site.limits.model_dump(mode="json"),
     }
@@ -200,6 +201,9 @@ def _secret(row: Mapping[str, Any]) -> str:
 
 def _lock(row: Mapping[str, Any]) -> str:
     allowed = row["allow_destructive"]
-    if not allowed:
-        return "locked for every Mac"
-    return f"locked but for {len(allowed)} Mac{'s'[: len(allowed) > 1]}: {', '.join(allowed)}"
+    excepted = []
+    if allowed:
+        excepted.append(f"{len(allowed)} Mac{'s'[: len(allowed) > 1]}: {', '.join(allowed)}")
+    if row["accept_permits"]:
+        excepted.append("jobs with a permit of the policy")
+    return f"locked but for {', and '.join(excepted)}" if excepted else "locked for every Mac"

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 from agents.config.file import AgentConfigDocument
 from agents.config.model import SiteConfig, is_loopback
-from agents.preflight import DESTRUCTIVE_METHODS
 from runtime.located_yaml import Path, Problem, path_text
 from runtime.yaml_model import locate
-from schemas.jobs import MDM_METHODS, SSH_METHODS, Method
+from schemas.jobs import DESTRUCTIVE_METHODS, MDM_METHODS, SSH_METHODS, Method
 
 _Found = Iterator[tuple[Path, str]]
 
@@ -53,8 +52,10 @@ def _plain_http(site: SiteConfig) -> _Found:
 
 def _lock(site: SiteConfig) -> _Found:
     locked = [method for method in site.methods if method in DESTRUCTIVE_METHODS]
-    if locked and not site.allow_destructive:
+    if locked and not site.allow_destructive and not site.accept_permits:
         names = ", ".join(locked)
         yield ("methods",), f"{names}: locked for every Mac, since `allow_destructive` is empty"
     if site.allow_destructive and not locked:
         yield ("allow_destructive",), "no method of this site erases or reinstalls a Mac"
+    if site.accept_permits and not locked:
+        yield ("accept_permits",), "no method of this site erases or reinstalls a Mac"

@@ -287,6 +287,7 @@ class SiteConfig(StrictModel):
     each Mac fetches its own from Apple. `methods` are the only ones that its agents use; each needs
     its server, or `ssh`.
     `allow_destructive`: the serial numbers of the Macs that a job may erase or reinstall.
+    `accept_permits`: a job may also do so on a Mac for which it has a permit of the policy.
     `erase_pin`: six digits, for Macs that require a PIN to be erased (Intel without T2).
     """
 
@@ -296,6 +297,7 @@ class SiteConfig(StrictModel):
     installers: InstallersConfig | None = None
     methods: Annotated[tuple[Method, ...], Field(min_length=1)]
     allow_destructive: frozenset[RealSerial] = frozenset()
+    accept_permits: bool = False
     erase_pin: SecretRef | None = None
     limits: SiteLimits = SiteLimits()
 

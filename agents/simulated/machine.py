@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agents.mac import Ack, InstallState, Observation, Progress, UnreachableError, order_marker
-from agents.preflight import ERASING_METHODS, erases
+from agents.preflight import erases
 from agents.simulated.environment import Environment
 from agents.simulated.refusals import refusal
 from agents.simulated.reports import Reporter
 from agents.simulated.spec import MacSpec, draw
 from schemas.envelope import DeviceEvent
-from schemas.jobs import MDM_METHODS, Action, Job, Method
+from schemas.jobs import ERASING_METHODS, MDM_METHODS, Action, Job, Method
 from schemas.macos import OSVersion
 from schemas.results import ErrorCode
 

@@ -58,7 +58,7 @@ _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), 
 
 
 # A closed gate with one of these reasons makes an open job unwanted.
-_UNWANTED: Final = OBJECTIONS | {Reason.EXEMPT, Reason.RELEASE_FAILING}
+_UNWANTED: Final = OBJECTIONS | {Reason.EXEMPT, Reason.LOCKED, Reason.RELEASE_FAILING}
 
 _WAITS_FOR_CAPACITY: Final = frozenset({Reason.SITE_FULL, Reason.HOURLY_LIMIT})
 

@@ -28,7 +28,7 @@ from pipeline.decide.family_hold import is_family_hold
 from pipeline.decide.gate_reads import METHOD_READS, Reads
 from pipeline.decide.methods import declared_failure
 from pipeline.decide.needs.reinstall_history import count_tried
-from pipeline.decide.protection import identity_objection, owner_objection
+from pipeline.decide.protection import identity_objection, is_locked, owner_objection
 from pipeline.decide.situation import Situation
 from pipeline.decide.texts import text_of
 from pipeline.decide.windows import opens_at
@@ -126,6 +126,9 @@ def _exempt(s: Situation, c: Candidate) -> GateResult:
             ends_at = exemption.ends_at(zone)
             ends = None if ends_at is None else ends_at.astimezone(UTC)
             return GateResult("exemption", Reason.EXEMPT, exemption.why, ends)
+    if is_locked(s, c.need.action, c.choice.method, erases=c.erases):
+        detail = f"sites.{s.site_name}.destructive permits no erase or reinstall of this Mac"
+        return GateResult("exemption", Reason.LOCKED, detail)
     return _EXEMPTION_PASSED
 
 
@@ -412,14 +415,16 @@ GATES: Final = (
     GateRow(  # a site of the policy matches the Mac
         "site", _site, {Reason.SITE_UNKNOWN: ("site_name",)}
     ),
-    GateRow(  # no exemption of the policy covers the Mac and the action
+    GateRow(  # no exemption of the policy covers the Mac and the action, and the job destroys
+        # nothing, or the policy does not exclude that for the Mac
         "exemption",
         _exempt,
         {
             Reason.EXEMPT: (
                 *("policy", "now", "site", "device.hostname", "device.serial"),
                 *("device.udid", "device.model"),
-            )
+            ),
+            Reason.LOCKED: ("site", "policy", "device.serial", "device.udid"),
         },
     ),
     GateRow(  # the owner is known, and has not excluded the erase

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
+from pipeline.decide.protection import permit_of
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import closes_at
 from pipeline.state.device import from_us
@@ -72,6 +73,7 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
         "approval": _approval(s, decision),
         "notice_minutes": _notice_minutes(s, decision),
         "backup": _backup(s, decision),
+        "permit": permit_of(s, decision.action, decision.method, erases=decision.erases),
         "site_macs": s.site_macs,
     }
     # Most jobs are updates. Their intent is a release's version and no text of the Mac's, so

@@ -8,6 +8,7 @@
 | stated to be personal | nothing: `personal` |
 | enrolled, but not by an MDM server that reports here, and by nothing the company's | no job |
 | never to be erased | no job that erases |
+| excluded by the policy (`sites.*.destructive`) | no reinstall and no job that erases |
 | returned as a loan, but stated to be the company's | no erase for the return |
 | in conflict with another Mac about an identifier | no reinstall and no job that erases |
 
@@ -19,7 +20,7 @@ from typing import Final
 from pipeline.decide.needs.need import Need
 from pipeline.decide.situation import Situation
 from schemas.decisions import Reason
-from schemas.jobs import SSH_METHODS, Action, Method
+from schemas.jobs import SSH_METHODS, Action, Method, Permit, is_destructive
 
 # The reason for which a job must not be sent, and the detail of its gate; None for no objection.
 Objection = tuple[Reason, str] | None
@@ -86,6 +87,28 @@ def owner_objection(s: Situation, need: Need, *, erases: bool) -> Objection:
     if need.reason is Reason.LOAN_RETURNED and is_no_loan(s):
         return Reason.NOT_A_LOAN, "ownership is company"
     return None
+
+
+def permit_of(
+    s: Situation, action: Action, method: Method | None, *, erases: bool
+) -> Permit | None:
+    """Return why the policy permits this work on the Mac.
+
+    None for work that destroys nothing, if the policy excludes the Mac, and if it leaves the choice
+    to the site's file.
+    """
+    rule = None if s.site is None else s.site.destructive
+    if rule is None or not is_destructive(action, method, erases=erases):
+        return None
+    return rule.permit(s.device.udid, s.device.serial)
+
+
+def is_locked(s: Situation, action: Action, method: Method | None, *, erases: bool) -> bool:
+    """Return True for work that erases or reinstalls a Mac which the policy excludes from that."""
+    if s.site is None or s.site.destructive is None:
+        return False
+    destroys = is_destructive(action, method, erases=erases)
+    return destroys and permit_of(s, action, method, erases=erases) is None
 
 
 def identity_objection(

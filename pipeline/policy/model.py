@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from pipeline.policy.blast_radius import BlastRadius, ConfirmedMacs
+from pipeline.policy.destructive import DestructiveWork
 from runtime.yaml_model import StrictModel
 from schemas.decisions import Severity
 from schemas.ids import SiteField
@@ -172,6 +173,8 @@ class Site(StrictModel):
     `uplink_mbps` is in megabits per second. `cache`: the site has a content cache, so an installer
     crosses the uplink once. `ssh`: the site's executor can log in to its Macs. Without `windows`
     the policy's windows apply. `confirmed` are Macs that MDM need not confirm.
+    `destructive` are the Macs that a job may erase or reinstall; without it, those that the file of
+    the live site names (`allow_destructive`).
     """
 
     time_zone: TimeZoneName
@@ -182,6 +185,7 @@ class Site(StrictModel):
     windows: tuple[Window, ...] | None = None
     match: Match = Match()
     confirmed: ConfirmedMacs = ConfirmedMacs()
+    destructive: DestructiveWork | None = None
 
     @cached_property
     def zone(self) -> ZoneInfo:

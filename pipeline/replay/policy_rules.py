@@ -75,6 +75,8 @@ def _path(s: Situation, decision: Decision, need: Need | None, gate: Gate) -> Pa
     """Return the path of the setting that a gate compared with; None if it read none."""
     site, action = decision.site, decision.action
     if gate.gate == "exemption":
+        if not gate.passed and decision.reason is Reason.LOCKED and site is not None:
+            return "sites", site, "destructive"
         return None if gate.passed else _exemption(s, action)
     if gate.gate == "site":
         return ("sites",) if site is None else ("sites", site)

@@ -61,7 +61,7 @@ SEND = frozenset(
 HOLD = frozenset(Reason) - SEND - (NOTHING - {Reason.MODEL_UNKNOWN, Reason.EXEMPT})
 REASON_OF_GATE: dict[str, set[str]] = {
     "site": {Reason.SITE_UNKNOWN},
-    "exemption": {Reason.EXEMPT},
+    "exemption": {Reason.EXEMPT, Reason.LOCKED},
     "owner": {Reason.OWNER_UNKNOWN, Reason.NEVER_ERASE, Reason.NOT_A_LOAN},
     "identity": {Reason.IDENTITY_CONFLICT},
     "halt": {Reason.HALTED, Reason.RELEASE_FAILING},

@@ -67,6 +67,22 @@ def test_a08_claim_of_a_broken_seal_orders_no_reinstall(at: Target) -> None:
     assert at.decision("MAC-A8")["reason"] != "uncorroborated"
 
 
+def test_broken_seals_reinstall_the_canaries_of_the_policy_only(tmp_path: Path) -> None:
+    """Two sources report broken seals: the policy permits to reinstall one of the Macs."""
+    destructive = "{canaries: [C02MAC-CANARY], percent: 0}"
+    site = f"london: {{time_zone: Europe/London, destructive: {destructive}}}"
+    limits = "blast_radius: {jobs_per_hour: null}"
+    with target(tmp_path, policy_text=f"sites: {{{site}}}\ndefault_site: london\n{limits}\n") as at:
+        at.accept(release(), "sofa")
+        seal = {"os_version": "26.2", "build": "25C56", "system_volume_sealed": False}
+        for name in ("MAC-OTHER", "MAC-CANARY"):
+            known_to_mdm(at, name, **seal)
+            at.accept(report(name, **seal))
+        assert at.decision("MAC-OTHER")["reason"] == "locked"
+        assert at.decision("MAC-CANARY")["reason"] != "locked"
+        assert at.status()["open_jobs"] == {"london": {"reinstall": 1}}
+
+
 def test_invented_macs_above_the_limit_become_dead_letters(tmp_path: Path) -> None:
     """A flood of invented Macs of one sender leaves the MDM channel and known Macs alone."""
 

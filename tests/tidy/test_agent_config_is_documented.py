@@ -53,6 +53,8 @@ def default_text(field: FieldInfo) -> str:
         return "{}"
     if isinstance(field.default, tuple | frozenset):
         return "[]"
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
     return f"{field.default:g}"
 
 

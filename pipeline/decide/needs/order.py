@@ -43,6 +43,7 @@ _ERASED_WITHIN_US: Final = duration_us(timedelta(days=7))
 _STOPPED: Final = OBJECTIONS | {
     Reason.EXEMPT,
     Reason.HALTED,
+    Reason.LOCKED,
     Reason.RELEASE_FAILING,
     Reason.RETRIES_EXHAUSTED,
 }

@@ -9,7 +9,7 @@ from agents.executor import Executor
 from agents.journal import Journal
 from agents.mac import Ack, Mac, Observation, UnreachableError
 from agents.site_access import SiteAccess
-from schemas.jobs import Action, Job, Method
+from schemas.jobs import Action, Job, Method, Permit
 from tests.factories.sites import (
     KEYS,
     SITE,
@@ -101,6 +101,28 @@ def test_job_of_a_listed_mac_is_permitted(serial: str) -> None:
     executor.submit(signed_job(an_erasing_job(serial=serial)), START)
     drive(executor, fleet, START + hours(3))
     assert len(fleet.acted) == 1
+
+
+@pytest.mark.parametrize("permit", Permit)
+@pytest.mark.parametrize("job", DESTRUCTIVE.values(), ids=DESTRUCTIVE.keys())
+def test_permit_of_the_policy_counts_where_the_site_accepts_it(job: Job, permit: Permit) -> None:
+    permitted = job.model_copy(update={"permit": permit})
+    assert DestructiveLock(accepts_permits=True).refuse(permitted) is None
+    assert DestructiveLock().refuse(permitted) is not None
+    assert DestructiveLock(frozenset({"C02ZZZZZZZZZ"})).refuse(permitted) is not None
+
+
+@pytest.mark.parametrize("job", DESTRUCTIVE.values(), ids=DESTRUCTIVE.keys())
+def test_job_without_a_permit_is_refused_where_permits_are_accepted(job: Job) -> None:
+    lock = DestructiveLock(accepts_permits=True)
+    assert run_one(job, UntouchableMac(), lock) == [("refused", "locked")]
+
+
+def test_permit_does_not_replace_the_serial_number() -> None:
+    job = DESTRUCTIVE["erase_device"].model_copy(update={"permit": Permit.CANARY, "serial": None})
+    refusal = DestructiveLock(accepts_permits=True).refuse(job)
+    assert refusal is not None
+    assert refusal.detail.endswith("does not list a Mac without a serial number")
 
 
 @pytest.mark.parametrize("job", HARMLESS.values(), ids=HARMLESS.keys())
