@@ -9,12 +9,16 @@ _TIMEOUT_S: Final = 5.0
 
 
 class ServiceState(StrEnum):
-    """The state of a service. `lost`: it has ended, and not by a signal that stops it."""
+    """The state of a service.
+
+    `lost`: it has ended, and not by a signal that stops it. `unknown`: its address is unreadable.
+    """
 
     RUNNING = "running"
     NOT_READY = "not_ready"
     STOPPED = "stopped"
     LOST = "lost"
+    UNKNOWN = "unknown"
 
 
 class ServiceReport(NamedTuple):
@@ -31,6 +35,8 @@ class ServiceReport(NamedTuple):
             return f"the service at {self.url} ended without a stop: see its log, start drydock run"
         if self.state is ServiceState.NOT_READY:
             return f"the service at {self.url} is not ready: {self.detail}; see its log"
+        if self.state is ServiceState.UNKNOWN:
+            return f"it is unknown if a service runs: {self.detail}; restart drydock run"
         return None
 
     def to_json(self) -> dict[str, str | None]:
@@ -44,8 +50,12 @@ def read_service_state(data_dir: Path) -> ServiceReport:
 
     try:
         url = str(json.loads((data_dir / ADDRESS_FILE).read_text("utf-8"))["url"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except FileNotFoundError:
         return ServiceReport(ServiceState.STOPPED)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        # A service whose disk is full leaves an empty file.
+        detail = f"{data_dir / ADDRESS_FILE} cannot be read: {error!r}"
+        return ServiceReport(ServiceState.UNKNOWN, detail=detail)
     return ask_service(url)
 
 

@@ -30,8 +30,8 @@ def status(
 
     Exit 1 if something needs a person: no policy is in force, Drydock itself halted an action,
     exposed Macs are past their deadline, there are dead letters because of a bug, or the service is
-    not ready (its volume may be full) or has ended without being stopped. Exit 2 if there is no
-    data directory, or no service at the URL.
+    not ready (its volume may be full), has ended without being stopped, or is unknown. Exit 2 if
+    there is no data directory, or no service at the URL.
     """
     from importlib.metadata import version
 

@@ -53,8 +53,12 @@ def test_status_of_a_service_that_runs_is_killed_or_is_stopped(tmp_path: Path) -
             ServiceReport(ServiceState.LOST, "u"),
             "the service at u ended without a stop: see its log, start drydock run",
         ),
+        (
+            ServiceReport(ServiceState.UNKNOWN, detail="run.json cannot be read"),
+            "it is unknown if a service runs: run.json cannot be read; restart drydock run",
+        ),
     ],
-    ids=["running", "stopped", "full", "killed"],
+    ids=["running", "stopped", "full", "killed", "unknown"],
 )
 def test_service_that_needs_a_person_is_a_problem(
     report: ServiceReport, problem: str | None
@@ -65,12 +69,12 @@ def test_service_that_needs_a_person_is_a_problem(
 @pytest.mark.parametrize(
     ("written", "state"),
     [
-        (b"", ServiceState.STOPPED),
-        (b"\xff\x00", ServiceState.STOPPED),
-        (b"[]", ServiceState.STOPPED),
-        (b"7", ServiceState.STOPPED),
-        (b'"text"', ServiceState.STOPPED),
-        (b"{}", ServiceState.STOPPED),
+        (b"", ServiceState.UNKNOWN),
+        (b"\xff\x00", ServiceState.UNKNOWN),
+        (b"[]", ServiceState.UNKNOWN),
+        (b"7", ServiceState.UNKNOWN),
+        (b'"text"', ServiceState.UNKNOWN),
+        (b"{}", ServiceState.UNKNOWN),
         (b'{"url": null}', ServiceState.NOT_READY),
         (b'{"url": ["http"]}', ServiceState.NOT_READY),
         (b'{"url": "http://\\u0000:1"}', ServiceState.NOT_READY),
@@ -84,4 +88,9 @@ def test_damaged_address_file_gives_a_state(
     (tmp_path / ADDRESS_FILE).write_bytes(written)
     report = read_service_state(tmp_path)
     assert report.state is state
-    assert (report.problem is None) is (state is ServiceState.STOPPED)
+    assert report.problem
+
+
+def test_address_file_that_cannot_be_opened_is_no_stop(tmp_path: Path) -> None:
+    (tmp_path / ADDRESS_FILE).mkdir()
+    assert read_service_state(tmp_path).state is ServiceState.UNKNOWN
