@@ -5,8 +5,8 @@ Source: `https://gdmf.apple.com/v2/pmv`, described in Apple's device-management 
 the same document under `data`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from typing import Final
@@ -63,12 +63,13 @@ def translate(
     - published: a version that was not offered before, or now has a build or a device that it did
       not have.
     - narrowed: a version that has fewer builds or devices now, none of them new, although no entry
-      of it expired.
+      of it expired; and one that left the document before it expired, beside a newer version of its
+      line: it expires at `received_at`.
 
     The entries of a version (one for each set, one for each build) are merged: every build and
     device, the first posting, the last expiration. Apple posts old versions again, so `released_at`
-    may be later than the release. A version that is no longer offered gives no event: Apple removes
-    old versions as they expire, but their fixes remain valid.
+    may be later than the release. Another version that is no longer offered gives no event: Apple
+    removes old versions as they expire, but their fixes remain valid.
 
     The document has no date of its own. Its events are dated by its newest posting that is not in
     the future, or by `received_at` if there is none or it is not later than the time of the
@@ -118,6 +119,13 @@ def diff(
         for offer in [reduce(_Offer.merged, listed)]
         if (kind := _change(old.get(version, []), offer, received_at)) is not None
     ]
+    withdrawn = _withdrawn(old, now, received_at)
+    events += [
+        feed.event(
+            _snapshot(AdvisoryNarrowed, offer), subject=advisory_id("macOS", str(version)), at=at
+        )
+        for version, offer in withdrawn.items()
+    ]
     after = FeedState(
         source=SOURCE,
         document_sha256=feed.raw_sha256,
@@ -125,7 +133,8 @@ def diff(
         listed=len(now),
         snapshots=tuple(
             _snapshot(AdvisorySnapshot, offer)
-            for _, listed in sorted((old | now).items())
+            for version, listed in sorted((old | now).items())
+            if version not in withdrawn
             for offer in listed
         ),
     )
@@ -161,6 +170,31 @@ def _change(old: Sequence[_Offer], new: _Offer, now: datetime) -> type[AdvisoryS
     valid = [one for one in old if one.expires_at is None or one.expires_at > now]
     lost = any(one.builds - new.builds or one.device_ids - new.device_ids for one in valid)
     return AdvisoryNarrowed if lost else None
+
+
+def _withdrawn(
+    old: Mapping[OSVersion, Sequence[_Offer]], now: Collection[OSVersion], at: datetime
+) -> dict[OSVersion, _Offer]:
+    """Return the versions that Apple offers no more in favour of a newer one of their line.
+
+    Each as an offer that expires at `at`; one whose entries had all expired is not withdrawn. `old`
+    are the earlier entries, `now` the versions offered now. A declaration of a version that Apple
+    does not offer would wait on the Mac (github.com/fleetdm/fleet, issue 39085).
+    """
+    return {
+        version: replace(reduce(_Offer.merged, listed), expires_at=at)
+        for version, listed in sorted(old.items())
+        if version not in now
+        and any(one.expires_at is None or one.expires_at > at for one in listed)
+        and any(_replaces(newer, version) for newer in now)
+    }
+
+
+def _replaces(newer: OSVersion, version: OSVersion) -> bool:
+    """Return True if `newer` replaces a version of its line. A supplement needs its release."""
+    if newer.line != version.line:
+        return False
+    return newer > version if version.supplement else newer.release > version.release
 
 
 def _offer_of(known: AdvisorySnapshot) -> _Offer:

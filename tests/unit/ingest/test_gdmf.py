@@ -1,16 +1,18 @@
 """Apple's software lookup service: the versions that MDM may ask a Mac to install."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.ingest import gdmf
+from schemas.feeds import FeedState
 from tests.factories.sofa import FeedTranslation, feed_translation
 
 RECEIVED_AT = datetime(2026, 11, 23, tzinfo=UTC)
+EMPTY = FeedState(source="gdmf")
 
 
 def offer(version: str = "26.2", build: str = "25C56", **fields: Any) -> dict[str, Any]:
@@ -206,6 +208,53 @@ def test_an_expired_entry_is_no_news(
         previous=response(*before, other),
     )
     assert [f"{one.type.split('.')[2]} {one.subject}" for one in changed.events] == expected
+
+
+NEWER = offer("26.2.1", "25C60", ExpirationDate=LATE)
+WITHDRAWN = [
+    pytest.param(offer(ExpirationDate=LATE), [NEWER], ["26.2.1", "26.2"], id="for-a-newer-one"),
+    pytest.param(offer(ExpirationDate=EARLY), [NEWER], ["26.2.1"], id="expired-before"),
+    pytest.param(offer(ExpirationDate=LATE), [], [], id="without-a-newer-one"),
+    pytest.param(offer(ExpirationDate=None), [NEWER], ["26.2.1", "26.2"], id="without-an-end"),
+    pytest.param(
+        offer(ExpirationDate=LATE),
+        [offer(build="25C771280a", ProductVersionExtra="(a)", ExpirationDate=LATE)],
+        ["26.2 (a)"],
+        id="for-its-own-supplement",
+    ),
+    pytest.param(
+        offer(build="25C771280a", ProductVersionExtra="(a)", ExpirationDate=LATE),
+        [offer(build="25C771290b", ProductVersionExtra="(b)", ExpirationDate=LATE)],
+        ["26.2 (b)", "26.2 (a)"],
+        id="supplement-for-the-next",
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), WITHDRAWN)
+def test_version_that_leaves_before_it_expires_is_offered_no_more(
+    before: Any, after: list[Any], expected: list[str]
+) -> None:
+    at = datetime(2026, 1, 12, tzinfo=UTC)
+    other = offer("15.7.3", "24G419", PostingDate="2025-12-20")
+    first = gdmf.diff(
+        response(before, other), origin="a", received_at=at - timedelta(1), state=EMPTY
+    )
+    assert first.state is not None
+    second = gdmf.diff(response(*after, other), origin="b", received_at=at, state=first.state)
+    changed = feed_translation(second.translation)
+    assert [str(one.data.os_version) for one in changed.events] == expected
+    for event in changed.events[1:]:
+        assert (event.data.expires_at, event.type.split(".")[2]) == (at, "narrowed")
+        assert event.time > first.translation.events[0].time
+    assert second.state is not None
+    third = gdmf.diff(response(*after, other), origin="c", received_at=at, state=second.state)
+    assert third.translation.events == ()
+    back = gdmf.diff(
+        response(before, *after, other), origin="d", received_at=at, state=second.state
+    )
+    again = [one.type.split(".")[2] for one in feed_translation(back.translation).events]
+    assert again == ["published"] * (len(expected) > 1)
 
 
 @pytest.mark.parametrize("build", ["25C5000a", "24C56"])
