@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from pipeline.decide.candidate import Candidate, is_for, make_candidate
-from pipeline.decide.confirmed_version import with_confirmed_version
+from pipeline.decide.earlier_system import has_earlier_system_field, with_present_system
 from pipeline.decide.exposure import NO_EXPOSURE, Exposure, deadline_of, exposure, zone_of
 from pipeline.decide.findings import (
     UNCERTAIN,
@@ -119,7 +119,7 @@ def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
 
 def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
     """Return the decision, and the inputs that can change it (see Evaluation)."""
-    s = with_confirmed_version(s)
+    s = with_present_system(s)
     alone, exposed = left_alone(s), exposure(s)
     if alone is not None:
         # Nobody can act on these Macs, so their releases are not overdue.
@@ -143,16 +143,17 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
         rest = _without_need(s, exposed)
         return Evaluation(
             rest,
-            recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS or _waits_for_mdm(s),
+            recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS or _waits_for_contact(s),
             exposed=exposed,
         )
     return evaluation_of_hold(s, held, hold(s, held, fast_paths=fast_paths))
 
 
-def _waits_for_mdm(s: Situation) -> bool:
-    """Return True if a contact through MDM can change the decision, although no field changes."""
+def _waits_for_contact(s: Situation) -> bool:
+    """Return True if a report or a contact can change the decision, although no field changes."""
     return (
-        s.contradicted is not None
+        has_earlier_system_field(s)
+        or s.contradicted is not None
         or s.device.enrolling
         or is_unknown_to_mdm(s)
         or is_owner_unknown(s)
@@ -171,7 +172,7 @@ def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) 
             one.candidate.need.action is Action.REENROLL or not one.candidate.need.mdm_usable
             for one in held
         )
-        or _waits_for_mdm(s),
+        or _waits_for_contact(s),
         waits_for=frozenset(
             [
                 one.candidate.need.action

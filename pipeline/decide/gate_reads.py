@@ -53,6 +53,7 @@ Field = Literal[
     "device.serial",
     "device.reported_us",
     "device.supervised",
+    "device.system_volume_sealed",
     "device.udid",
     "device.user_approved",
     "device.volume_owner_available",
@@ -63,7 +64,7 @@ Reads = Mapping[Reason, tuple[Field, ...]]
 METHOD_READS: Final[tuple[Field, ...]] = (
     *("now_us", "policy", "site", "device.hardware", "device.os_version"),
     *("device.enrolled", "device.inventory_seen_us", "device.mdm_seen_us"),
-    *("device.supervised", "device.bootstrap_token_escrowed"),
+    *("device.supervised", "device.bootstrap_token_escrowed", "device.system_volume_sealed"),
     *("device.volume_owner_available", "device.ade_enrolled"),
     *("device.install_state", "device.reported_us", "device.checkins"),
     *("device.failure_reason", "device.pending_version"),

@@ -13,7 +13,8 @@ A method is spent after `tries` failures at this Mac, and `ddm` also if the Mac 
 declaration whose cause a second one does not remove (`declared_failure`).
 
 For a job that erases, `erase_device` is before the methods that need an installer; after them if
-the policy wants the newest system on a loan unit that does not run it. Each method of a restart is
+the seal of the system is broken, or the policy wants the newest system on a loan unit that does not
+run it. Each method of a restart is
 used once for one update that keeps failing.
 
 | method | possible | obstacles |
@@ -191,10 +192,9 @@ def _in_order(s: Situation, need: Need) -> tuple[Method, ...]:
     if not need.erases:
         return allowed
     # It takes minutes, and the installer has 17 GB; but it keeps the system that runs.
-    keeps_too_old = s.policy.loans.system == "newest" and _is_newer(need, s.device.os_version)
-    return tuple(
-        sorted(allowed, key=lambda method: (method is Method.ERASE_DEVICE) is keeps_too_old)
-    )
+    is_too_old = s.policy.loans.system == "newest" and _is_newer(need, s.device.os_version)
+    is_unwanted = is_too_old or s.device.system_volume_sealed is False
+    return tuple(sorted(allowed, key=lambda method: (method is Method.ERASE_DEVICE) is is_unwanted))
 
 
 def _is_newer(need: Need, version: OSVersion | None) -> bool:

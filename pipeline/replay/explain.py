@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import PlainSerializer, PlainValidator
 
-from pipeline.decide.confirmed_version import with_confirmed_version
+from pipeline.decide.earlier_system import with_present_system
 from pipeline.decide.exposure import exposure
 from pipeline.decide.methods import MethodRow, method_rows
 from pipeline.decide.needs.order import needs
@@ -283,7 +283,7 @@ def _background(
         catalogue = contents.catalogue(inputs.catalog_digest)
     except UnreadableLog:
         return (), {}, ()
-    s = with_confirmed_version(situation_of(record, document.policy, catalogue))
+    s = with_present_system(situation_of(record, document.policy, catalogue))
     wanted = (decision.action, decision.intent)
     need = next((one for one in needs(s, exposure(s)) if (one.action, one.intent) == wanted), None)
     rows = () if need is None else method_rows(s, need)

@@ -5,7 +5,6 @@ holds the Mac for its job, and all its other gates give the same results.
 """
 
 from pipeline.decide.candidate import Candidate
-from pipeline.decide.confirmed_version import with_confirmed_version
 from pipeline.decide.decision import (
     Evaluation,
     GatedNeed,
@@ -14,6 +13,7 @@ from pipeline.decide.decision import (
     next_eligible_at,
     withdrawn_by_hold,
 )
+from pipeline.decide.earlier_system import with_present_system
 from pipeline.decide.gates import GateResult, check_job_open, to_gate
 from pipeline.decide.situation import Situation
 from schemas.decisions import Decision, Gate, Reason, Verdict
@@ -26,7 +26,7 @@ def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
     The caller ensures that the Situation differs from that of `sent` only in that its job is now
     open and the newest of the job history. Then only the gate `job_open` can change.
     """
-    s = with_confirmed_version(s)
+    s = with_present_system(s)
     held = [
         GatedNeed.of_results(one.candidate, _with_job_gate(s, one.candidate, one.gates))
         for one in sent.gated_needs
