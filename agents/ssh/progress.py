@@ -13,7 +13,8 @@
 | ended with 0, or interrupted | a step | restarted since | failed: not the target's system |
 | ended with 0 | a step | for RESTART_WITHIN, not restarted | failed: nothing happened |
 | ended with 0 | a step | not restarted yet | that step |
-| interrupted | any | not restarted | failed: nothing happened |
+| interrupted | `Restarting...` last | not restarted | that step: a shutdown ends the runner first |
+| interrupted | any other | not restarted | failed: nothing happened |
 
 The attempt looks at the Mac's version before its progress (`agents.lifecycle`), so a failure here
 is that of a Mac that does not run the target.
@@ -33,6 +34,8 @@ RESTART_WITHIN: Final = timedelta(minutes=30)
 # macOS changes its boot time when it corrects its clock.
 _CLOCK_STEP: Final = timedelta(minutes=1)
 _MAX_DETAIL: Final = 200
+# The last line of both tools before the restart.
+_RESTARTING: Final = "Restarting..."
 # The line of `scripts/run.sh` until the command begins.
 NOTICE: Final = "drydock: notice to the user"
 
@@ -67,6 +70,10 @@ def _after_end(
     if boot_at > task.begun_at + _CLOCK_STEP:
         detail = f"the Mac restarted and does not run the target{_last_line(task)}"
         return _failed(ErrorCode.INSTALL_FAILED, detail)
+    if task.state is TaskState.INTERRUPTED and plain_text(task.output).rstrip().endswith(
+        _RESTARTING
+    ):
+        return _step(output)
     if task.state is TaskState.INTERRUPTED:
         detail = f"the command ended without an exit status{_last_line(task)}"
         return _failed(ErrorCode.NOTHING_HAPPENED, detail)

@@ -72,7 +72,7 @@ class MacBench:
             shutil.copy(_FAKE_TOOLS / "install_tools", programs / name)
         for name in _IMAGING:
             shutil.copy(_FAKE_TOOLS / "image_tools", programs / name)
-        for name in ("launchctl", "softwareupdate", "startosinstall"):
+        for name in ("launchctl", "restart", "softwareupdate", "startosinstall"):
             shutil.copy(_FAKE_TOOLS / name, programs / name)
         self.set(
             serial=SERIAL,

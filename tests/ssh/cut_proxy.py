@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 
@@ -10,10 +10,12 @@ class CutProxy:
     """Forwards connections to `target`, and cuts all of them at the `cut_at`-th piece of data.
 
     Pieces count from 1, in both directions and over all connections. Later connections work.
+    `on_cut` is called just before the cut.
     """
 
-    def __init__(self, target: int, cut_at: int | None) -> None:
+    def __init__(self, target: int, cut_at: int | None, on_cut: Callable[[], None]) -> None:
         self.pieces = 0
+        self._on_cut = on_cut
         self._target = target
         self._cut_at = cut_at
         self._lock = threading.Lock()
@@ -48,6 +50,7 @@ class CutProxy:
                     self.pieces += 1
                     is_cut = self.pieces == self._cut_at
                 if is_cut:
+                    self._on_cut()
                     self._cut()
                     return
                 sink.sendall(data)
@@ -62,9 +65,11 @@ class CutProxy:
 
 
 @contextmanager
-def cut_proxy(target: int, cut_at: int | None = None) -> Iterator[CutProxy]:
+def cut_proxy(
+    target: int, cut_at: int | None = None, on_cut: Callable[[], None] = lambda: None
+) -> Iterator[CutProxy]:
     """Run a proxy within the block."""
-    proxy = CutProxy(target, cut_at)
+    proxy = CutProxy(target, cut_at, on_cut)
     try:
         yield proxy
     finally:

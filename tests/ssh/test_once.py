@@ -101,26 +101,55 @@ def test_executor_that_is_killed_at_any_moment_installs_once(
     assert found.index("ended") > 5
 
 
-def pieces_of_an_update(server: Sshd, folder: Path) -> int:
-    """Return the number of pieces of data of one update without a cut."""
+def site_of(server: Sshd, folder: Path, job: Job) -> SshSite:
+    """Return a site with a Mac that has not begun with the job."""
     bench = MacBench(folder / "mac", server)
-    bench.offer_updates()
+    bench.set(**{"install.sh": f"/bin/sleep 2\n{INSTALLS}", "fetch.sh": FETCHES})
+    return SshSite(bench, folder, lambda _: None, job=job)
+
+
+def pieces_of_a_job(server: Sshd, folder: Path, job: Job) -> int:
+    """Return the number of pieces of data of one job without a cut."""
+    site = site_of(server, folder, job)
     with cut_proxy(server.port) as proxy:
-        bench.port = proxy.port
-        result = SshSite(bench, folder, lambda _: None).run()
-        assert_updated_once(bench, result, folder)
+        site.bench.port = proxy.port
+        assert_updated_once(site.bench, site.run(), folder)
         return proxy.pieces
 
 
+def step_of(bench: MacBench) -> str:
+    """Return the last step of a job that the Mac has begun."""
+    if bench.lines("version") != ["26.6"]:
+        return "restarted"
+    if bench.lines("installs"):
+        return "installing"
+    if bench.lines("listings") or bench.lines("fetches"):
+        return "prepared"
+    return "connected"
+
+
+def cut_and_continued(server: Sshd, folder: Path, job: Job, cut_at: int) -> str:
+    """Return the step of the Mac at the cut; `uncut` if the job had fewer pieces of data."""
+    site = site_of(server, folder, job)
+    steps: list[str] = []
+    with cut_proxy(server.port, cut_at, lambda: steps.append(step_of(site.bench))) as proxy:
+        site.bench.port = proxy.port
+        assert_updated_once(site.bench, site.run(), folder)
+    assert len(site.bench.lines("fetches")) <= 1
+    return steps[0] if steps else "uncut"
+
+
 @pytest.mark.timeout(900)
-def test_connection_that_is_cut_anywhere_updates_once(server: Sshd, tmp_path: Path) -> None:
-    pieces = pieces_of_an_update(server, tmp_path / "whole")
+@pytest.mark.parametrize("job", [UPDATE, UPGRADE], ids=["softwareupdate", "startosinstall"])
+def test_connection_that_is_cut_anywhere_installs_once(
+    server: Sshd, tmp_path: Path, job: Job
+) -> None:
+    pieces = pieces_of_a_job(server, tmp_path / "whole", job)
     assert pieces > 50
-    for cut_at in range(1, pieces, 11):
-        folder = tmp_path / f"cut-{cut_at}"
-        bench = MacBench(folder / "mac", server)
-        bench.offer_updates()
-        with cut_proxy(server.port, cut_at) as proxy:
-            bench.port = proxy.port
-            result = SshSite(bench, folder, lambda _: None).run()
-        assert_updated_once(bench, result, folder)
+
+    def cut(at: int) -> str:
+        return cut_and_continued(server, tmp_path / f"cut-{at}", job, at)
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        steps = set(threads.map(cut, range(1, pieces, 11)))
+    assert {"connected", "prepared", "installing", "restarted"} <= steps

@@ -100,6 +100,12 @@ ROWS: dict[str, tuple[TaskState, dict[str, Any], datetime | None, Progress | Err
         BEFORE,
         ErrorCode.NOTHING_HAPPENED,
     ),
+    "interrupted by a shutdown that still goes on": (
+        TaskState.INTERRUPTED,
+        {"output": RESTARTS},
+        BEFORE,
+        Progress(InstallState.INSTALLING, 100),
+    ),
     "interrupted, and the boot time is unknown": (
         TaskState.INTERRUPTED,
         {"output": STEP},
