@@ -16,6 +16,8 @@ class QueryKind(StrEnum):
     """Version, build and state: the command DeviceInformation."""
     SECURITY_INFO = "security_info"
     """Enrollment and bootstrap token: the command SecurityInfo."""
+    PROFILE_LIST = "profile_list"
+    """Identifiers of the configuration profiles: the command ProfileList."""
 
 
 class MacQuery(WireModel):

@@ -112,6 +112,7 @@ _FACTS: dict[str, st.SearchStrategy[Any]] = {
     "boot_at": times(),
     "loan_returned_at": times(),
     "activations": st.lists(st.sampled_from(["munki", "office"]), max_size=2),
+    "profiles": st.lists(st.sampled_from(["kext", "pppc"]), max_size=2),
     "compliant": _YES_NO,
     "ownership": st.sampled_from(["company", "loan", "personal"]),
     "never_erase": _YES_NO,
@@ -401,8 +402,11 @@ def policies() -> st.SearchStrategy[Policy]:
             "deadlines": st.sampled_from(
                 [{"high": "1d"}, {"routine": "3650d"}, {"after_enrollment": "150d"}]
             ),
-            "follow_up": st.just(
-                {"activations": ["munki"], "compliant": True, "bootstrap_token": True}
+            "follow_up": st.sampled_from(
+                [
+                    {"activations": ["munki"], "compliant": True, "bootstrap_token": True},
+                    {"profiles": ["pppc"], "compliant": False},
+                ]
             ),
             "thresholds": st.sampled_from(
                 [{"reinstall_after_failures": 1}, {"job_expires_after": "0m"}, {"cool_down": "0m"}]

@@ -5,7 +5,7 @@ command, and its acknowledgement proves only that the Mac received it.
 
 | command | repeat is safe | why not |
 | --- | --- | --- |
-| DeviceInformation, SecurityInfo | yes | |
+| DeviceInformation, SecurityInfo, ProfileList | yes | |
 | DeclarativeManagement | yes | starts a synchronization, which changes nothing if all is equal |
 | ScheduleOSUpdate | no | restarts the user's timer, and can reboot at once (openradar 20594) |
 | InstallProfile of the enrollment | no | ends the enrollment and its queue, and begins another |
@@ -36,6 +36,7 @@ class RequestType(StrEnum):
 
     DEVICE_INFORMATION = "DeviceInformation"
     SECURITY_INFO = "SecurityInfo"
+    PROFILE_LIST = "ProfileList"
     DECLARATIVE_MANAGEMENT = "DeclarativeManagement"
     SCHEDULE_OS_UPDATE = "ScheduleOSUpdate"
     INSTALL_PROFILE = "InstallProfile"
@@ -63,6 +64,7 @@ class Effects:
 EFFECTS: Final[Mapping[RequestType, Effects]] = {
     RequestType.DEVICE_INFORMATION: Effects(),
     RequestType.SECURITY_INFO: Effects(),
+    RequestType.PROFILE_LIST: Effects(),
     RequestType.DECLARATIVE_MANAGEMENT: Effects(),
     RequestType.SCHEDULE_OS_UPDATE: Effects(restarts_timer=True, reboots_at_once=True),
     RequestType.INSTALL_PROFILE: Effects(ends_enrollment=True),
@@ -135,6 +137,11 @@ def device_information(order: str, number: int = 0) -> Command:
 def security_info(order: str, number: int = 0) -> Command:
     """Return the query of enrollment and bootstrap token."""
     return _command(order, number, RequestType.SECURITY_INFO)
+
+
+def profile_list(order: str, number: int = 0) -> Command:
+    """Return the query of the configuration profiles on the Mac."""
+    return _command(order, number, RequestType.PROFILE_LIST)
 
 
 def declarative_management(order: str, number: int = 0) -> Command:

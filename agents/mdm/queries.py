@@ -19,7 +19,13 @@ from typing import Final
 
 from agents.mac import Obstacle, UnreachableError
 from agents.mdm.answers import AnswerStore
-from agents.mdm.commands import Command, RequestType, device_information, security_info
+from agents.mdm.commands import (
+    Command,
+    RequestType,
+    device_information,
+    profile_list,
+    security_info,
+)
 from agents.mdm.delivery import QUERY_PREFIX, Delivery, SentCommand, State
 from agents.mdm.facts import Name
 from agents.mdm.mac import FACT_MAX_AGE, MdmMacs
@@ -34,6 +40,7 @@ from schemas.queries import MacQuery, QueryKind
 _COMMANDS: Final[Mapping[QueryKind, tuple[Callable[[str, int], Command], RequestType]]] = {
     QueryKind.DEVICE_INFORMATION: (device_information, RequestType.DEVICE_INFORMATION),
     QueryKind.SECURITY_INFO: (security_info, RequestType.SECURITY_INFO),
+    QueryKind.PROFILE_LIST: (profile_list, RequestType.PROFILE_LIST),
 }
 # Half a day of the default budget, for an outage of the server. A query that finds no room is asked
 # again after its interval.

@@ -50,6 +50,7 @@ Field = Literal[
     "device.os_version",
     "device.ownership",
     "device.pending_version",
+    "device.profiles",
     "device.serial",
     "device.reported_us",
     "device.supervised",
@@ -75,7 +76,7 @@ METHOD_READS: Final[tuple[Field, ...]] = (
 FOLLOW_UP_READS: Final[Reads] = {
     Reason.AWAITING_FOLLOW_UP: (
         *("device.activations", "device.compliant", "device.enrolled_since"),
-        "device.bootstrap_token_escrowed",
+        *("device.bootstrap_token_escrowed", "device.profiles"),
         *("device.reported_us", "device.user_approved", "job_history", "policy"),
     )
 }

@@ -5,6 +5,7 @@
 | DeviceInformation | `os_version`, `supervised` | EVERY |
 | DeviceInformation, with an open job | `os_version` | OPEN_JOB_EVERY |
 | SecurityInfo | `user_approved` | EVERY |
+| ProfileList, while `follow_up` waits for a profile | `profiles` | OPEN_JOB_EVERY |
 
 A field that was never reported is due at once: an enrollment reports the version, but not the
 supervision. A report of another source counts too. Reports and queries from before the last
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from pipeline.decide.needs.reinstall_history import profiles_missing
 from pipeline.decide.protection import is_retired
 from pipeline.decide.situation import Situation
 from pipeline.state.device import AUTHENTICATED, duration_us
@@ -26,6 +28,7 @@ EVERY: Final = timedelta(hours=24)
 _FIELDS: Final = {
     QueryKind.DEVICE_INFORMATION: ("os_version", "supervised"),
     QueryKind.SECURITY_INFO: ("user_approved",),
+    QueryKind.PROFILE_LIST: ("profiles",),
 }
 _URGENT_FIELDS: Final = ("os_version",)
 
@@ -59,8 +62,11 @@ def query_needs(s: Situation) -> tuple[QueryNeed, ...]:
         return ()
     needs = []
     for kind, fields in _FIELDS.items():
+        is_of_profiles = kind is QueryKind.PROFILE_LIST
+        if is_of_profiles and not profiles_missing(s):
+            continue
         is_urgent = kind is QueryKind.DEVICE_INFORMATION and s.open_job is not None
-        every_us = duration_us(OPEN_JOB_EVERY if is_urgent else EVERY)
+        every_us = duration_us(OPEN_JOB_EVERY if is_urgent or is_of_profiles else EVERY)
         known_us = min(map(device.reported_us, _URGENT_FIELDS if is_urgent else fields))
         needs.append(
             QueryNeed(

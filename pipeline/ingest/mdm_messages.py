@@ -16,11 +16,13 @@ from pipeline.ingest.mdm_enrollment import Enrollment, enrollment_of
 from pipeline.ingest.mdm_responses import (
     ERROR_FIELDS,
     INFORMATION_FIELDS,
+    PROFILE_FIELDS,
     SECURITY_FIELDS,
     device_information,
     error_chain,
     install_actions,
     order_conditions,
+    profiles,
     security_info,
 )
 from pipeline.ingest.payload_retention import Field, FieldsBy, ReadFields, values
@@ -60,6 +62,7 @@ _MESSAGE_FIELDS: Final[ReadFields] = {
     },
     "QueryResponses": INFORMATION_FIELDS,
     "SecurityInfo": SECURITY_FIELDS,
+    "ProfileList": PROFILE_FIELDS,
 }
 # Without an endpoint, `Data` is no status report, and nothing reads it.
 _WITH_ENDPOINT: Final[ReadFields] = {**_MESSAGE_FIELDS, "Data": None}
@@ -282,6 +285,8 @@ def _connect(forwarded: ForwardedMessage) -> None:
         conditions = order_conditions(message.group("QueryResponses"))
     if "SecurityInfo" in message:
         fields |= security_info(message.group("SecurityInfo"))
+    if "ProfileList" in message:
+        fields |= profiles(message)
     forwarded.add_event(
         CommandReportedEvent,
         MdmCommandReported,

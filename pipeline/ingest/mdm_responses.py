@@ -1,7 +1,7 @@
 """Fields of a Mac's responses to MDM commands.
 
 Format: github.com/apple/device-management, mdm/commands: DeviceInformation, SecurityInfo,
-ScheduleOSUpdate, and the ErrorChain of every command.
+ProfileList, ScheduleOSUpdate, and the ErrorChain of every command.
 """
 
 from typing import Any, Final
@@ -25,12 +25,14 @@ SECURITY_FIELDS: Final[ReadFields] = {
     **values("FDE_Enabled", "AuthenticatedRootVolumeEnabled"),
     "ManagementStatus": values("UserApprovedEnrollment", "EnrolledViaDEP"),
 }
+PROFILE_FIELDS: Final = values("PayloadIdentifier")
 ERROR_FIELDS: Final = values(
     "ErrorCode", "ErrorDomain", "USEnglishDescription", "LocalizedDescription"
 )
 
 MAX_ERRORS: Final = 32
 MAX_UPDATES: Final = 64
+MAX_PROFILES: Final = 512
 
 # AvailableDeviceCapacity is in GiB up to macOS 11, in GB from macOS 12 (Apple's
 # mdm/commands/information.device.yaml).
@@ -125,6 +127,20 @@ def security_info(info: Fields) -> dict[str, Any]:
         "filevault": info.flag("FDE_Enabled"),
         "system_volume_sealed": info.flag("AuthenticatedRootVolumeEnabled"),
     }
+
+
+def profiles(message: Fields) -> dict[str, Any]:
+    """Return the inventory field of a ProfileList response: the identifiers of the profiles.
+
+    They are sorted, so equal lists give equal values. None if the field is no list. A profile
+    without an identifier is left out; those beyond MAX_PROFILES are too, and are recorded as a
+    problem.
+    """
+    listed = [*message.groups("ProfileList", MAX_PROFILES)]
+    if not isinstance(message.values["ProfileList"], list):
+        return {"profiles": None}
+    found = {profile.text("PayloadIdentifier") for profile in listed}
+    return {"profiles": tuple(sorted(name for name in found if name is not None))}
 
 
 def error_chain(message: Fields) -> tuple[CommandError, ...]:

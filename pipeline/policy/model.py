@@ -364,12 +364,15 @@ class Thresholds(StrictModel):
 class FollowUp(StrictModel):
     """Points that must be confirmed after a reinstall or a reimage before the Mac is done.
 
-    `activations`: the names of per-device activations that a report must confirm. `compliant`: a
+    `activations`: the names of per-device activations that a report must confirm. `profiles`: the
+    identifiers of the configuration profiles that must be on the Mac, as those that permit kernel
+    extensions or access to personal data (PPPC); Macs are queried for them over MDM. `compliant`: a
     report must confirm that the Mac is compliant. `bootstrap_token`: one must be escrowed at the
     MDM server, without which no later update is unattended on Apple silicon.
     """
 
     activations: tuple[PlainText, ...] = ()
+    profiles: tuple[PlainText, ...] = ()
     compliant: bool = True
     bootstrap_token: bool = False
 

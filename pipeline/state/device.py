@@ -81,6 +81,7 @@ FIELDS: Final = (
     "identity_expires_at",
     "loan_returned_at",
     "activations",
+    "profiles",
     "compliant",
     "hostname",
     # Telemetry, see FIRST_TELEMETRY.
@@ -231,6 +232,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     boot_at = Register[datetime]("boot_at")
     loan_returned_at = Register[datetime]("loan_returned_at")
     activations = Register[tuple[str, ...]]("activations")
+    profiles = Register[tuple[str, ...]]("profiles")
     compliant = Register[bool]("compliant")
     install_state = Register[str]("install_state")
     pending_version = Register[OSVersion]("pending_version")

@@ -21,6 +21,7 @@ TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
     "boot_at": _time_to_wire,
     "loan_returned_at": _time_to_wire,
     "activations": list,
+    "profiles": list,
     "earlier_hostnames": earlier_to_wire,
     "earlier_serials": earlier_to_wire,
 }
@@ -34,6 +35,7 @@ FROM_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
     "boot_at": datetime.fromisoformat,
     "loan_returned_at": datetime.fromisoformat,
     "activations": tuple,
+    "profiles": tuple,
     "earlier_hostnames": earlier_from_wire,
     "earlier_serials": earlier_from_wire,
 }

@@ -21,6 +21,7 @@ class InventoryReported(WireModel):
     - `free_disk_gb`: in GB (10^9 bytes); `battery_percent`: 0 to 100
     - `device_id`: Apple's SoftwareUpdateDeviceID (`J613AP`), which releases list
     - `activations`: the activations of this device that were confirmed after a reinstall
+    - `profiles`: the identifiers of all configuration profiles on the Mac
     - `compliant`: the source's own verdict
     - `loan_returned_at`: the time at which a loan unit was last returned, to be reinstalled
     - `ownership`, `never_erase`, `retired`: statements of the owner, counted from `admin` only; a
@@ -56,6 +57,7 @@ class InventoryReported(WireModel):
     boot_at: AwareDatetime | None = None
     loan_returned_at: AwareDatetime | None = None
     activations: tuple[TextField, ...] | None = None
+    profiles: tuple[TextField, ...] | None = None
     compliant: bool | None = None
     ownership: Ownership | None = None
     never_erase: bool | None = None

@@ -217,9 +217,15 @@ def _declarative_management(mac: "ManagedMac", _: Content) -> Response:
     return Response.acknowledged()
 
 
+def _profile_list(mac: "ManagedMac", _: Content) -> Response:
+    listed = [{"PayloadIdentifier": name, "IsManaged": True} for name in mac.behavior.profiles]
+    return Response.acknowledged(ProfileList=listed)
+
+
 _HANDLERS: Final[dict[str, Callable[["ManagedMac", Content], Response]]] = {
     "DeviceInformation": _device_information,
     "SecurityInfo": _security_info,
+    "ProfileList": _profile_list,
     "ScheduleOSUpdate": _schedule_os_update,
     "OSUpdateStatus": _os_update_status,
     "AvailableOSUpdates": _available_os_updates,

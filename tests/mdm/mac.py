@@ -54,6 +54,7 @@ class Behavior:
     pin_required: bool = False  # has no Apple silicon and no T2
     eacs_preflight: str = "success"
     answers_enrollment_profile: bool = False
+    profiles: tuple[str, ...] = ()  # the identifiers of its configuration profiles
     zone: tzinfo = UTC
 
 

@@ -25,7 +25,11 @@ from tests.waiting import wait_until
 
 MACS = 10
 REDACTOR = Redactor(b"a key of the tests only")
-KINDS = {QueryKind.DEVICE_INFORMATION: "DeviceInformation", QueryKind.SECURITY_INFO: "SecurityInfo"}
+KINDS = {
+    QueryKind.DEVICE_INFORMATION: "DeviceInformation",
+    QueryKind.SECURITY_INFO: "SecurityInfo",
+    QueryKind.PROFILE_LIST: "ProfileList",
+}
 
 
 class QueriedFleet:
@@ -66,7 +70,7 @@ class QueriedFleet:
             self.answers.add_events(found.events, _now())
 
     def send(self, known_us: int, later: timedelta = timedelta()) -> list[QueryOutcome]:
-        """Ask for both kinds at every Mac, `later` than now."""
+        """Ask for each kind at every Mac, `later` than now."""
 
         def now() -> datetime:
             return _now() + later

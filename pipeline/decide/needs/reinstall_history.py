@@ -54,8 +54,8 @@ def _is_used(entry: JobEntry) -> bool:
 def follow_up_missing(s: Situation) -> tuple[str, ...]:
     """Return the points not yet confirmed after the last successful reinstall or reimage.
 
-    The points are `re-enrolled`, `user-approved`, `bootstrap token`, `activation NAME` and
-    `compliant`. Empty if all are confirmed, or if there was no reinstall.
+    The points are `re-enrolled`, `user-approved`, `bootstrap token`, `activation NAME`, `profile
+    IDENTIFIER` and `compliant`. Empty if all are confirmed, or if there was no reinstall.
     """
     last, device, wanted = last_reinstall(s), s.device, s.policy.follow_up
     if last is None:
@@ -71,9 +71,23 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
     token_us = device.reported_us("bootstrap_token_escrowed")
     if wanted.bootstrap_token and not (device.bootstrap_token_escrowed and token_us > since_us):
         open_points.append("bootstrap token")
-    activations = device.activations or ()
-    confirmed = activations if device.reported_us("activations") > since_us else ()
+    reported = device.activations or ()
+    confirmed = reported if device.reported_us("activations") > since_us else ()
     open_points += [f"activation {name}" for name in wanted.activations if name not in confirmed]
+    open_points += [f"profile {name}" for name in profiles_missing(s)]
     if wanted.compliant and not (device.compliant and device.reported_us("compliant") > since_us):
         open_points.append("compliant")
     return tuple(open_points)
+
+
+def profiles_missing(s: Situation) -> tuple[str, ...]:
+    """Return the identifiers of profiles not yet confirmed after the last successful reinstall.
+
+    They are those of the policy's `follow_up.profiles` that no later report has; () without a
+    reinstall.
+    """
+    last, device = last_reinstall(s), s.device
+    if last is None:
+        return ()
+    confirmed = device.profiles or () if device.reported_us("profiles") > last.since_us else ()
+    return tuple(name for name in s.policy.follow_up.profiles if name not in confirmed)

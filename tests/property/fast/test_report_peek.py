@@ -59,12 +59,14 @@ def test_peek_has_each_field_in_its_json_type() -> None:
     facts: dict[str, Any] = dict.fromkeys(InventoryReported.model_fields, "x")
     flags = {name for name, it in InventoryReported.model_fields.items() if "bool" in str(it)}
     facts |= (
-        dict.fromkeys(flags, True) | dict.fromkeys(TELEMETRY_FIELDS, 1.5) | {"activations": ["x"]}
+        dict.fromkeys(flags, True)
+        | dict.fromkeys(TELEMETRY_FIELDS, 1.5)
+        | {"activations": ["x"], "profiles": ["x"]}
     )
     event = {"type": REPORT, "id": "1", "source": "/t", "subject": "M", "time": "", "data": facts}
     seen = peek_report(json.dumps(event).encode())
     assert seen is not None
     assert len(seen.values()) == len(facts)
     assert seen.values()[-len(TELEMETRY_FIELDS) :] == (1.5, 1.5)
-    for name in flags | set(TELEMETRY_FIELDS) | {"activations"}:
+    for name in flags | set(TELEMETRY_FIELDS) | {"activations", "profiles"}:
         assert peek_report(json.dumps(event | {"data": facts | {name: "x"}}).encode()) is None

@@ -202,6 +202,28 @@ def test_bootstrap_token_is_confirmed_after_the_reinstall() -> None:
         assert follow_up_missing(s) == missing
 
 
+def test_profiles_are_confirmed_after_the_reinstall() -> None:
+    rules = policy(follow_up={"profiles": ["org.kext", "org.pppc"], "compliant": False})
+    in_place = entry(
+        "seal", action=Action.REINSTALL, outcome=Outcome.SUCCEEDED, outcome_at=NOW - DAY
+    )
+    before = with_report(mac("26.2"), NOW - 2 * DAY, "mdm", profiles=["org.kext", "org.pppc"])
+    steps: list[tuple[list[str] | None, tuple[str, ...]]] = [
+        (None, ("profile org.kext", "profile org.pppc")),
+        ([], ("profile org.kext", "profile org.pppc")),
+        (["org.pppc", "org.wifi"], ("profile org.kext",)),
+        (["org.kext", "org.pppc", "org.wifi"], ()),
+        (["org.kext"], ("profile org.pppc",)),
+    ]
+    device = with_report(before, NOW - HOUR, "mdm", user_approved=True)
+    for number, (profiles, missing) in enumerate(steps):
+        device = with_report(device, NOW - timedelta(minutes=50 - number), "mdm", profiles=profiles)
+        s = situation(device, rules=rules, job_history=(in_place,))
+        assert follow_up_missing(s) == missing
+        held = [gate.detail for gate in decide(s).gates if gate.gate == "follow_up"]
+        assert held == ([", ".join(missing)] if missing else [])
+
+
 def test_mdm_has_a_day_after_the_first_later_day_of_inventory() -> None:
     silent = mac("26.2", mdm_seen_at=NOW - 30 * DAY, seen_at=NOW - 2 * DAY)
     [need] = needs(situation(silent), exposure(situation(silent)))

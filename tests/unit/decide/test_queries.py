@@ -9,8 +9,20 @@ from pipeline.decide.queries import EVERY, OPEN_JOB_EVERY, query_needs
 from pipeline.state.device import Device, duration_us, to_us
 from pipeline.state.device_folds import apply_token_updated
 from schemas.events.checkin import MdmTokenUpdated
+from schemas.jobs import Action
 from schemas.queries import QueryKind
-from tests.factories import DAY, HOUR, NOW, UDID, entry, mac, policy, situation
+from schemas.results import Outcome
+from tests.factories import (
+    DAY,
+    HOUR,
+    NOW,
+    UDID,
+    entry,
+    mac,
+    policy,
+    situation,
+    with_report,
+)
 
 PERSONAL = apply_token_updated(
     mac(), MdmTokenUpdated(udid=UDID, enrollment_type="User Enrollment (Device)"), to_us(NOW)
@@ -59,6 +71,21 @@ def test_mac_that_cannot_answer_is_not_queried(device: Device) -> None:
 def test_mac_without_a_site_is_not_queried() -> None:
     no_default = policy(default_site=None)
     assert query_needs(situation(mac(site="nowhere", hostname="x"), rules=no_default)) == ()
+
+
+def test_profiles_are_queried_each_hour_until_the_policy_finds_them() -> None:
+    rules = policy(follow_up={"profiles": ["org.pppc"]})
+    reinstall = entry(
+        "seal", action=Action.REINSTALL, outcome=Outcome.SUCCEEDED, outcome_at=NOW - DAY
+    )
+    profiles = QueryKind.PROFILE_LIST
+    assert profiles not in every(query_needs(situation(mac(), rules=rules)))
+    missing = query_needs(situation(mac(), rules=rules, job_history=(reinstall,)))
+    assert every(missing) == {INFORMATION: DAY, SECURITY: DAY, profiles: HOUR}
+    found = with_report(mac(), NOW - HOUR, "mdm", profiles=["org.pppc"])
+    assert profiles not in every(
+        query_needs(situation(found, rules=rules, job_history=(reinstall,)))
+    )
 
 
 def test_durations_are_in_microseconds() -> None:

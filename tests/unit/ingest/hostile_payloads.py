@@ -104,6 +104,13 @@ SECURITY = {
     "AuthenticatedRootVolumeEnabled": True,
     "ManagementStatus": {"EnrolledViaDEP": True, "UserApprovedEnrollment": True},
 }
+PROFILES = [
+    {
+        "PayloadIdentifier": "com.example.pppc",
+        "PayloadDisplayName": "Privacy",
+        "PayloadContent": [{"PayloadType": "com.apple.TCC.configuration-profile-policy"}],
+    }
+]
 TOKENS = {
     "MessageType": "TokenUpdate",
     "UDID": UDID,
@@ -166,6 +173,7 @@ def mdm_samples() -> list[bytes]:
         ),
         command_response({"QueryResponses": DEVICE}),
         command_response({"SecurityInfo": SECURITY}),
+        command_response({"ProfileList": PROFILES}),
         command_response({"UpdateResults": UPDATES, "ErrorChain": UPDATES[0]["ErrorChain"]}),
         status_report(STATUS, url_params=hints),
     ]

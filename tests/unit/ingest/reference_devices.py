@@ -358,7 +358,19 @@ ROWS: list[tuple[str, str, Want]] = [
     (
         "nanomdm",
         "mdm/zentral/profile_list.plist",
-        [command_response("ABCC7D59-00FC-45DE-995A-296B119583E8")],
+        [
+            command_response("ABCC7D59-00FC-45DE-995A-296B119583E8"),
+            (
+                INVENTORY,
+                {
+                    "profiles": [
+                        "com.example.zentral.mdm",
+                        "com.example.zentral.santa_configuration",
+                    ],
+                    "mdm_enrolled": True,
+                },
+            ),
+        ],
     ),
     ("nanomdm", "mdm/zentral/software_lookup_service_response.json", NO_TOPIC),
     ("nanomdm", "mdm/zentral/status_report.json", NO_TOPIC),

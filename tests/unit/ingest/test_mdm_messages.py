@@ -123,6 +123,22 @@ def test_permission_to_use_a_bootstrap_token_is_no_proof_of_escrow() -> None:
     assert [event.type for event in translation.events] == ["drydock.mdm.command_reported.v1"]
 
 
+def test_list_of_profiles_gives_their_identifiers() -> None:
+    listed = [
+        {"PayloadIdentifier": "org.pppc", "PayloadContent": [{"PayloadType": "com.apple.TCC"}]},
+        {"PayloadIdentifier": "org.kext"},
+        {"PayloadDisplayName": "without an identifier"},
+    ]
+    for profiles, found in ((listed, ["org.kext", "org.pppc"]), ([], [])):
+        translation = translate("micromdm", command_response({"ProfileList": profiles}))
+        assert fields_of(translation, "inventory.reported")["profiles"] == found
+
+
+def test_unreadable_list_of_profiles_reports_none() -> None:
+    translation = translate("nanomdm", command_response({"ProfileList": {"a": 1}}))
+    assert [event.type for event in translation.events] == ["drydock.mdm.command_reported.v1"]
+
+
 def test_a_failed_entry_of_an_acknowledged_update_has_its_errors() -> None:
     update = {
         "ProductKey": "_OSX_14.7.2",

@@ -25,6 +25,7 @@ ORDER = "job-0123456789abcdef0123456789abcdef/1/declare"
 SAFE = {
     RequestType.DEVICE_INFORMATION,
     RequestType.SECURITY_INFO,
+    RequestType.PROFILE_LIST,
     RequestType.DECLARATIVE_MANAGEMENT,
 }
 

@@ -24,6 +24,7 @@ INFORMATION = MacQuery(
     expires_at=START + timedelta(days=1),
 )
 SECURITY = INFORMATION.model_copy(update={"kind": QueryKind.SECURITY_INFO})
+PROFILES = INFORMATION.model_copy(update={"kind": QueryKind.PROFILE_LIST})
 NEXT = INFORMATION.model_copy(update={"known_us": 2})
 BUDGET = {"mdm": 100}
 SENT, OPEN, HELD = QueryOutcome.SENT, QueryOutcome.OPEN, QueryOutcome.HELD
@@ -37,8 +38,8 @@ def send(site: MdmSite, query: MacQuery = INFORMATION) -> QueryOutcome:
 
 def test_each_kind_is_one_command() -> None:
     site = a_site()
-    assert [send(site), send(site, SECURITY)] == [SENT, SENT]
-    assert site.poll() == ["DeviceInformation", "SecurityInfo"]
+    assert [send(site), send(site, SECURITY), send(site, PROFILES)] == [SENT, SENT, SENT]
+    assert site.poll() == ["DeviceInformation", "SecurityInfo", "ProfileList"]
 
 
 def test_mac_that_is_away_for_weeks_gets_one_command() -> None:

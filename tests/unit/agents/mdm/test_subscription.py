@@ -129,12 +129,12 @@ def test_failed_subscription_does_not_disturb_the_queries() -> None:
     queries = Mock(spec=MacQueries)
     queries.send.return_value = QueryOutcome.SENT
     subscribed: list[str] = []
-    both = threading.Event()
+    all_sent = threading.Event()
 
     def subscribe(udid: str) -> bool:
         subscribed.append(udid)
-        if len(subscribed) == 2:
-            both.set()
+        if len(subscribed) == len(QueryKind):
+            all_sent.set()
         raise ServerUnavailableError("away")
 
     queries.subscribe.side_effect = subscribe
@@ -154,6 +154,6 @@ def test_failed_subscription_does_not_disturb_the_queries() -> None:
             )
         )
     sender.start()
-    assert both.wait(30)
+    assert all_sent.wait(30)
     sender.stop()
-    assert outcomes == [QueryOutcome.SENT] * 2
+    assert outcomes == [QueryOutcome.SENT] * len(QueryKind)
