@@ -25,6 +25,7 @@ from schemas.envelope import (
 )
 from schemas.events.checkin import MdmTokenUpdated
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
+from schemas.topics import INVENTORY
 
 Value = str | float | bool | None
 
@@ -56,6 +57,8 @@ class Name(StrEnum):
     DECLARATION_ID = "declaration_id"
 
 
+# The source of an MDM server's report, as `schemas.envelope.encode` writes it.
+_SOURCE_MDM: Final = b'"source":"mdm"'
 _ENDED_BY_ENROLLMENT: Final = (
     Name.BOOTSTRAP_TOKEN,
     Name.USER_APPROVED,
@@ -165,6 +168,15 @@ class MacFacts:
         if out is not None and (updated is None or updated < out):
             return False
         return None if updated is None else True
+
+
+def may_have_facts(topic: str, raw: bytes) -> bool:
+    """Return False for the record of an inventory report that no MDM server made; no parsing.
+
+    Such a report changes nothing, so its signature need not be verified. Most records of a fleet
+    are such reports.
+    """
+    return topic != INVENTORY.name or _SOURCE_MDM in raw
 
 
 def facts_of(event: Event) -> Iterator[tuple[Name, Value]]:

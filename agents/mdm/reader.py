@@ -3,12 +3,14 @@
 Every agent reads the check-ins and the inventory reports of the whole fleet, without a consumer
 group: the answer to a command can be of any Mac. Positions are stored together with the answers,
 one for each partition, so a restart continues where the store ends. A store without positions is
-filled from the first records that the topics have.
+filled from the first records that the topics have. Inventory reports of other sources than MDM have
+no facts for an agent: they are skipped, as they are most of the records of a fleet.
 
-Only records that a trusted key for records signed count: a gateway accepted their sender. Others
-are counted and logged: who can write the topics could give a Mac another serial number. When a
-trusted key is added or removed, also while the agent is stopped, the records that no trusted key
-had signed are read again: the offset of the first one, and the keys, are stored with the positions.
+Of the others only records that a trusted key for records signed count: a gateway accepted their
+sender. The rest is counted and logged: who can write the topics could give a Mac another serial
+number. When a trusted key is added or removed, also while the agent is stopped, the records that no
+trusted key had signed are read again: the offset of the first one, and the keys, are stored with
+the positions.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import UnknownTopicOrPartitionError  # type: ignore[import-untyped]
 
 from agents.answer_feed import AnswerFeed
+from agents.mdm.facts import may_have_facts
 from runtime.kafka import KafkaConnection
 from runtime.logs import Log
 from runtime.retry import QUICK, Backoff
@@ -168,8 +171,11 @@ class AnswerReader(threading.Thread):
         """Store the events of records of one partition, and wake the jobs with news."""
         events = []
         for record in batch:
+            raw = record.value or b""
+            if not may_have_facts(record.topic, raw):
+                continue
             try:
-                events.append(self._accepted_event(record.value or b""))
+                events.append(self._accepted_event(raw))
             except InvalidEvent:
                 continue  # its reader in the pipeline makes it a dead letter
             except SignatureError as error:

@@ -21,6 +21,7 @@ from schemas.envelope import Event
 from schemas.signed_records import CONTROL_RECORD, REPORT_RECORD, STAMP_BYTES
 from schemas.signing import key_id
 from schemas.topics import CHECKINS
+from tests import factories as make
 from tests.fake_mdm import FakeMdm
 from tests.kafka.brokers import KafkaCluster
 from tests.kafka.topics import PARTITIONS, make_topics
@@ -125,6 +126,23 @@ def test_answers_of_the_past_and_of_now_reach_the_store(broker: str, tmp_path: P
         wait_until(
             lambda: bool(agent.store.facts("MAC-2").is_enrolled), LIMIT_S, "not read while running"
         )
+
+
+def test_report_of_another_source_than_mdm_is_not_verified(broker: str, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    reports = [
+        make.reported("MAC-5", now, source, os_version="26.1", serial="C02MAC5")
+        for source in ("osquery", "mdm")
+    ]
+    with running(broker, tmp_path / "answers") as agent:
+        ignored = agent.ignored
+        publish(broker, *(record(each, None) for each in reports))
+        wait_until(lambda: agent.ignored > ignored, LIMIT_S, "not read")
+        publish(broker, *map(record, reports))
+        wait_until(lambda: agent.store.facts("MAC-5").os_version is not None, LIMIT_S, "not read")
+    assert agent.ignored == ignored + 1
+    assert agent.added[-1] == reports[1].id
+    assert reports[0].id not in agent.added
 
 
 def test_restarted_reader_continues_at_its_positions(broker: str, tmp_path: Path) -> None:
