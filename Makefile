@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS, SEED_ARGS, OBSERVE_ARGS, HOSTILE_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka demo-mdm e2e e2e-mdm e2e-ssh test-installers pilot fmt lint type test test-unit test-security test-kafka test-faults test-properties bench bench-core bench-ratio bench-embedded bench-document bench-outage bench-hostile mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka demo-mdm e2e e2e-mdm e2e-ssh test-installers pilot fmt lint type test test-unit test-security test-kafka test-faults test-properties bench bench-core bench-ratio bench-embedded bench-query bench-document bench-outage bench-hostile mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short observe faults fault-seeds coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -130,6 +130,10 @@ bench-ratio: ## fail if reports are reconciled slower than recorded, compared wi
 bench-embedded: ## measure the embedded service over HTTP
 	@tools/environment dev
 	@$(BIN)/python -m tests.bench.embedded
+
+bench-query: ## measure the reading commands with 100,000 Macs and 5 million decisions (3 GB in /tmp)
+	@tools/environment dev
+	@$(BIN)/python -m tests.bench.query $(QUERY_ARGS)
 
 bench-document: ## measure a first document of SOFA with 3,000 known Macs (FEED=FILE)
 	@tools/environment dev
