@@ -71,6 +71,12 @@ def list_devices(  # noqa: PLR0913, PLR0917 - a command's options
     reason: Annotated[str | None, typer.Option(help="Only decided for this reason.")] = None,
     severity: Annotated[str | None, typer.Option(help="Only with this worst exposure.")] = None,
     limit: Limit = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UDID", help="The next page: only Macs after the last one of --limit."
+        ),
+    ] = None,
     output: Output = Format.TABLE,
     watch: Watch = None,
     server: Server = None,
@@ -88,7 +94,7 @@ def list_devices(  # noqa: PLR0913, PLR0917 - a command's options
         "reason": _one_of("--reason", reason, Reason),
         "severity": _one_of("--severity", severity, Severity),
     }
-    selection = Selection(wanted, site, macs or (), limit=limit)
+    selection = Selection(wanted, site, macs or (), limit=limit, after=after)
     source = _Source(data_dir, server, token_file)
     _show(source, ListName.DEVICES, selection, output, watch)
 

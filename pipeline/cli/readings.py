@@ -245,6 +245,7 @@ class ServiceReadings:
             "mac": list(selection.macs),
             "since": None if since is None else since.isoformat(),
             "limit": selection.limit,
+            "after": selection.after,
         }
         try:
             found: list[Row] = self._get(f"/v1/lists/{name}", query).json()["rows"]

@@ -1,6 +1,6 @@
 """Rows of a list that a request selects: by values of columns, by site, by Macs, since a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -8,9 +8,10 @@ from itertools import islice
 from typing import Final
 
 from pipeline.embedded import lists
-from pipeline.embedded.lists import Row
+from pipeline.embedded.lists import Item, Row, RowList
 from pipeline.embedded.mac_names import UnknownMacError, suggestion, udid_of
 from pipeline.reconcile.reconciler import Reconciler
+from pipeline.state.device import to_us
 
 
 class ListName(StrEnum):
@@ -32,7 +33,8 @@ class Selection:
     """The rows to select; all without limits by default.
 
     `values` are wanted values by column; one that is None selects nothing. `macs` are UDIDs, serial
-    numbers or host names. `since`, in UTC, is compared with the column `issued_at`.
+    numbers or host names. `since`, in UTC, is compared with the column `issued_at`. `after` begins
+    a page of the list of Macs: its rows have a UDID that is sorted after this text.
     """
 
     values: Mapping[str, str | None] = field(default_factory=dict)
@@ -40,21 +42,18 @@ class Selection:
     macs: Sequence[str] = ()
     since: datetime | None = None
     limit: int | None = None
+    after: str | None = None
 
 
-COLUMNS: Final[Mapping[ListName, tuple[str, ...]]] = {
-    ListName.DEVICES: lists.DEVICE_COLUMNS,
-    ListName.JOBS: lists.JOB_COLUMNS,
-    ListName.APPROVALS: lists.APPROVAL_COLUMNS,
-    ListName.HALTS: lists.HALT_COLUMNS,
-    ListName.FINDINGS: lists.FINDING_COLUMNS,
+_LISTS: Final[Mapping[ListName, RowList]] = {
+    ListName.DEVICES: lists.DEVICES,
+    ListName.JOBS: lists.JOBS,
+    ListName.APPROVALS: lists.APPROVALS,
+    ListName.HALTS: lists.HALTS,
+    ListName.FINDINGS: lists.FINDINGS,
 }
-_ROWS: Final[Mapping[ListName, Callable[[Reconciler, datetime], Iterator[Row]]]] = {
-    ListName.DEVICES: lambda reconciler, _: lists.device_rows(reconciler),
-    ListName.JOBS: lambda reconciler, _: lists.job_rows(reconciler),
-    ListName.APPROVALS: lists.approval_rows,
-    ListName.HALTS: lambda reconciler, now: lists.halt_rows(reconciler.fleet, now),
-    ListName.FINDINGS: lambda reconciler, _: lists.finding_rows(reconciler),
+COLUMNS: Final[Mapping[ListName, tuple[str, ...]]] = {
+    name: one.columns for name, one in _LISTS.items()
 }
 
 
@@ -63,28 +62,54 @@ def selected_rows(
 ) -> Iterator[Row]:
     """Return the selected rows of a list, in its order.
 
-    Raises SelectionError for a column, a site of no policy, or the name of no Mac or of several.
+    Raises SelectionError for a column, a site of no policy, the name of no Mac or of several, or a
+    page of a list other than that of the Macs.
     """
+    listed = _LISTS[name]
     wanted = {column: value for column, value in selection.values.items() if value is not None}
     if selection.site is not None:
         wanted["site"] = _known_site(reconciler, selection.site)
-    since = selection.since
-    needed = (*wanted, *(() if since is None else ("issued_at",)))
-    for column in (*needed, *(("udid",) if selection.macs else ())):
-        if column not in COLUMNS[name]:
+    if selection.after is not None and name is not ListName.DEVICES:
+        raise SelectionError(f"the list of {name} has no pages: give no after")
+    needed = (
+        *wanted,
+        *(() if selection.since is None else ("issued_at",)),
+        *(("udid",) if selection.macs else ()),
+    )
+    for column in needed:
+        if column not in listed.columns:
             raise SelectionError(f"the list of {name} has no column {column!r}")
     try:
-        udids = {udid_of(reconciler.fleet, mac) for mac in selection.macs}
+        udids = frozenset(udid_of(reconciler.fleet, mac) for mac in selection.macs)
     except UnknownMacError as error:
         raise SelectionError(str(error)) from None
-    rows = (
-        row
-        for row in _ROWS[name](reconciler, now)
-        if (not udids or row["udid"] in udids)
-        and all(row[column] == value for column, value in wanted.items())
-        and (since is None or str(row["issued_at"]) >= since.isoformat())
-    )
-    return islice(rows, selection.limit)
+    late = {column: value for column, value in wanted.items() if column not in listed.values}
+    items = filter(_keeps(listed, wanted, selection, udids), listed.items(reconciler, now, udids))
+    rows = (listed.row(reconciler, item) for item in items)
+    selected = (row for row in rows if all(row[name] == value for name, value in late.items()))
+    return islice(selected, selection.limit)
+
+
+def _keeps(
+    listed: RowList, wanted: Mapping[str, str], selection: Selection, udids: Collection[str]
+) -> Callable[[Item], bool]:
+    """Return a function that is True for an item of the selection, as far as an item shows it."""
+    early = [
+        (listed.values[name], value) for name, value in wanted.items() if name in listed.values
+    ]
+    since_us = None if selection.since is None else to_us(selection.since)
+    after, begin_us = selection.after, listed.begin_us
+
+    def keeps(item: Item) -> bool:
+        udid, about = item
+        return (
+            (not udids or udid in udids)
+            and (after is None or udid > after)
+            and (since_us is None or begin_us is None or begin_us(about) >= since_us)
+            and all(value_of(about) == value for value_of, value in early)
+        )
+
+    return keeps
 
 
 def _known_site(reconciler: Reconciler, site: str) -> str:

@@ -5,9 +5,10 @@ from difflib import get_close_matches
 from typing import Final
 
 from pipeline.state.fleet import Fleet
+from schemas.ids import SERIAL_SUBJECT_PREFIX
 
-# Comparing a name with 100,000 others takes seconds: then only those with its begin or end count.
-_MANY: Final = 5000
+# Comparing a name with 100,000 others takes seconds: at most so many are compared.
+_MANY: Final = 2000
 _PART: Final = 3
 _NAMES: Final = "UDID, serial number, enrollment id or host name"
 
@@ -24,10 +25,11 @@ def udid_of(fleet: Fleet, name: str) -> str:
     """
     given = name.strip()
     serial = fleet.udids_with_serial(given.upper())
-    named = set(serial) if len(serial) > 1 else set(udids_with_hostname(fleet, given))
     found = None if len(serial) > 1 else fleet.find(given)
     if found is not None:
         return found
+    # Every Mac is visited for a host name, which has no index.
+    named = set(serial) if len(serial) > 1 else set(udids_with_hostname(fleet, given))
     if not named:
         hint = near_names(fleet, given) or f": give a {_NAMES}"
         raise UnknownMacError(f"no Mac is known as {given!r}{hint}")
@@ -40,9 +42,15 @@ def udid_of(fleet: Fleet, name: str) -> str:
 def udids_with_hostname(fleet: Fleet, name: str) -> Iterator[str]:
     """Yield the UDIDs of the Macs with this host name, compared without case."""
     wanted = name.strip().casefold()
-    for udid in fleet.macs():
+    # The host name of a Mac is that of one of its records; joining them takes longer than reading.
+    named = {
+        fleet.canonical_udid(key) or key
+        for key, record in fleet.devices.items()
+        if record.hostname is not None and record.hostname.casefold() == wanted
+    }
+    for udid in sorted(named):
         hostname = fleet.merged_device(udid).hostname
-        if hostname is not None and hostname.casefold() == wanted:
+        if hostname is not None and hostname.casefold() == wanted and not fleet.is_forgotten(udid):
             yield udid
 
 
@@ -58,9 +66,12 @@ def hint_for_writing(fleet: Fleet, name: str) -> str:
 def near_names(fleet: Fleet, name: str) -> str:
     """Return `; did you mean ...?` with UDIDs, serial numbers or host names; empty without one."""
     known: dict[str, str] = {}
-    for udid in fleet.macs():
-        device = fleet.merged_device(udid)
-        known |= {one.casefold(): one for one in (udid, device.serial, device.hostname) if one}
+    for key, record in fleet.devices.items():
+        if not fleet.is_forgotten(key):
+            udid = None if key.startswith(SERIAL_SUBJECT_PREFIX) else key
+            for one in (udid, record.serial, record.hostname):
+                if one:
+                    known[one.casefold()] = one
     return suggestion(name.strip().casefold(), known, known.values())
 
 
@@ -70,9 +81,19 @@ def suggestion(text: str, known: Collection[str], shown: Iterable[str] | None = 
     `shown` are the names to print for those of `known`, in their order.
     """
     names = dict(zip(known, known if shown is None else shown, strict=True))
-    compared: Iterable[str] = names
-    if len(names) > _MANY:
-        begin, end = text[:_PART], text[-_PART:]
-        compared = [one for one in names if one[:_PART] == begin or one[-_PART:] == end]
-    near = get_close_matches(text, list(compared), n=3, cutoff=0.7)
+    compared = _alike(text, names)
+    near = get_close_matches(text, compared, n=3, cutoff=0.7)
     return f"; did you mean {' or '.join(names[one] for one in near)}?" if near else ""
+
+
+def _alike(text: str, names: Collection[str]) -> list[str]:
+    """Return the names; of many only those that share the longest begin or end with the text."""
+    size, found = _PART - 1, list(names)
+    while len(found) > _MANY and size < len(text):
+        size += 1
+        begin, end = text[:size], text[-size:]
+        longer = [one for one in found if one.startswith(begin) or one.endswith(end)]
+        if not longer and size > _PART:
+            break
+        found = longer
+    return found[:_MANY]

@@ -18,7 +18,7 @@ from pipeline.gateway.endpoint import Endpoint, HttpError
 
 # SQLite refuses a larger number with an error of its own.
 MAX_SEQ: Final = 2**63 - 1
-_SELECTORS: Final = frozenset({"site", "mac", "since", "limit"})
+_SELECTORS: Final = frozenset({"site", "mac", "since", "limit", "after"})
 _JSON: Final = "application/json"
 
 
@@ -86,7 +86,8 @@ class ReadApi:
         """Respond 200 with the rows of the list in the path: `columns` and `rows`.
 
         The query selects: `site`, `mac` (repeated), `since`, `limit`, and any column by its value.
-        Raises HttpError 404 for another list.
+        The next page of the Macs is `after` the last UDID of this one. Raises HttpError 404 for
+        another list.
         """
         named = request.path_params["list"]
         name = next((one for one in ListName if one == named), None)
@@ -99,6 +100,7 @@ class ReadApi:
             query.getlist("mac"),
             _time(request, "since"),
             _number(request, "limit"),
+            query.get("after"),
         )
         try:
             found = await self._authorize_and_read(request, reads.rows(name, selection))

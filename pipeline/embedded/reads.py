@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from pipeline.embedded.list_selection import ListName, Selection, selected_rows
 from pipeline.embedded.log import Log, StoredDeadLetter
 from pipeline.embedded.mac_names import UnknownMacError, udid_of
-from pipeline.embedded.status import read_status
+from pipeline.embedded.status import status_of
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.replay.explain import Explanation, explain
 
@@ -36,7 +36,7 @@ Read = Callable[[ReadableState, datetime], Any]
 
 def status(state: ReadableState, now: datetime) -> Any:
     """Return the status of the fleet at `now` as JSON values (`Status.to_json`)."""
-    return read_status(state.store, now).to_json()
+    return status_of(state.store, state.reconciler, now).to_json()
 
 
 def device(name: str) -> Read:

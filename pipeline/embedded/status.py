@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pipeline.embedded.journal_check import (
     SETTING,
@@ -14,6 +14,7 @@ from pipeline.embedded.journal_check import (
     decode_doubts,
 )
 from pipeline.embedded.log import Log
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import from_us, to_us
 from pipeline.state.feed_comparison import FeedFinding, compare_feeds
@@ -116,48 +117,87 @@ class Status:
         return cls(**known)
 
 
+class MacCounts(NamedTuple):
+    """The counts of a Status that are those of Macs and their jobs, each by the keys named there.
+
+    `doubtful` is `doubtful_jobs`, `open_jobs` and `dry_run` have the same names.
+    """
+
+    decisions: Counter[tuple[str, str]]
+    exposed: Counter[tuple[str, str]]
+    overdue: Counter[str]
+    findings: Counter[tuple[str, str]]
+    open_jobs: Counter[tuple[str, str]]
+    dry_run: Counter[tuple[str, str]]
+    doubtful: Mapping[str, int]
+
+
 def read_status(log: Log, now: datetime) -> Status:
     """Return the counts of the fleet from a data directory's log.
 
-    Deadlines and ends of halts are compared with `now`.
+    Deadlines and ends of halts are compared with `now`. Each Mac's row is read.
     """
-    exposed: Counter[tuple[str, str]] = Counter()
-    overdue: Counter[str] = Counter()
+    return _status(log, _stored_counts(log, now), now)
+
+
+def status_of(log: Log, reconciler: Reconciler, now: datetime) -> Status:
+    """Return what `read_status` returns, with the counts that the reconciler at its end keeps.
+
+    Only deadlines, and the jobs of a fleet with doubtful journals, are visited one by one.
+    """
     decisions: Counter[tuple[str, str]] = Counter()
-    findings: Counter[tuple[str, str]] = Counter()
+    for (_, verdict, reason), count in reconciler.counts.decided.items():
+        decisions[verdict.value, reason.value] += count
+    doubts = decode_doubts(log.setting(SETTING))
+    histories = reconciler.fleet.job_histories.values() if doubts else ()
+    counts = MacCounts(
+        decisions,
+        reconciler.exposed,
+        reconciler.count_overdue(now),
+        reconciler.findings,
+        reconciler.open_jobs,
+        reconciler.capacity.withheld,
+        count_doubtful(histories, doubts),
+    )
+    return _status(log, counts, now)
+
+
+def _stored_counts(log: Log, now: datetime) -> MacCounts:
+    counts = MacCounts(*(Counter() for _ in MacCounts._fields))
     for _, _, verdict, reason, _, site, severity, deadline_us, *_, codes in log.last_decisions():
-        decisions[verdict, reason] += 1
-        findings.update((site or "", code) for code in codes.split())
+        counts.decisions[verdict, reason] += 1
+        counts.findings.update((site or "", code) for code in codes.split())
         if severity is None:
             continue
-        exposed[site or "", severity] += 1
-        overdue[site or ""] += 0 < deadline_us <= to_us(now)
-    open_jobs: Counter[tuple[str, str]] = Counter()
-    dry_run: Counter[tuple[str, str]] = Counter()
-    doubts = decode_doubts(log.setting(SETTING))
-    doubtful: Counter[str] = Counter()
+        counts.exposed[site or "", severity] += 1
+        counts.overdue[site or ""] += 0 < deadline_us <= to_us(now)
+    doubts, doubtful = decode_doubts(log.setting(SETTING)), Counter[str]()
     for _, body in log.job_histories():
         history = tuple(map(JobEntry.from_wire, json.loads(body)))
         doubtful.update(count_doubtful([history], doubts))
-        dry_run.update((entry.site, entry.action.value) for entry in rehearsals(history))
+        counts.dry_run.update((entry.site, entry.action.value) for entry in rehearsals(history))
         for entry in history:
             if entry.is_open:
-                open_jobs[entry.site, entry.action.value] += 1
+                counts.open_jobs[entry.site, entry.action.value] += 1
+    return counts._replace(doubtful=doubtful)
+
+
+def _status(log: Log, counts: MacCounts, now: datetime) -> Status:
     policy = _policy(log)
     halts = _halts(log, now)
     advisories = _advisories(log)
     return Status(
         devices=log.count_devices(),
-        exposed=_nested(exposed),
-        overdue={site: count for site, count in sorted(overdue.items()) if count},
-        open_jobs=_nested(open_jobs),
-        decisions=_nested(decisions),
+        exposed=_nested(counts.exposed),
+        overdue=_positive(counts.overdue),
+        open_jobs=_nested(counts.open_jobs),
+        decisions=_nested(counts.decisions),
         dead_letters=log.dead_letter_counts(),
         halts=[str(one["scope"]) for one in halts],
-        doubtful_jobs={site: count for site, count in sorted(doubtful.items()) if count},
+        doubtful_jobs=_positive(counts.doubtful),
         unreadable_journals=json.loads(log.setting(UNREADABLE_SETTING) or b"[]"),
-        dry_run=_nested(dry_run),
-        findings=_nested(findings),
+        dry_run=_nested(counts.dry_run),
+        findings=_nested(counts.findings),
         feed_findings=list(compare_feeds(advisories, now)),
         policy=None if policy is None else policy["digest"],
         halt_details=halts,
@@ -209,9 +249,17 @@ def _policy(log: Log) -> dict[str, str | None] | None:
     }
 
 
-def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    """Return the counts as {first key part: {second key part: count}}, both sorted."""
+def _positive(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in sorted(counts.items()) if count}
+
+
+def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Return the counts as {first key part: {second key part: count}}, both sorted, without zeros.
+
+    A count that is kept stays at zero when its last Mac has left it.
+    """
     found: dict[str, dict[str, int]] = {}
     for (outer, inner), count in sorted(counts.items()):
-        found.setdefault(outer, {})[inner] = count
+        if count:
+            found.setdefault(outer, {})[inner] = count
     return found

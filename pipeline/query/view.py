@@ -282,7 +282,9 @@ class View:
             fleet.put(recorded)
             changes.devices[udid] = None
         if inputs.job_history and udid not in fleet.job_histories:
-            fleet.job_histories[udid] = tuple(map(JobEntry.from_wire, inputs.job_history))
+            history = tuple(map(JobEntry.from_wire, inputs.job_history))
+            fleet.job_histories[udid] = history
+            self.reconciler.capacity.count_changes(udid, (), history)
             changes.job_histories[udid] = None
 
     def _save_missing(self) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.reconcile.hourly_jobs import HOUR_US, HourlyJobs
 from pipeline.reconcile.last_decision import LastDecision
-from pipeline.state.jobs import JobEntry, JobHistory, open_job
+from pipeline.state.jobs import JobEntry, JobHistory, open_job, rehearsals
 from schemas.jobs import INSTALLATIONS, Action
 
 _NO_DEADLINE: Final = 1 << 62
@@ -21,14 +21,15 @@ class SiteCapacity:
     """Counts of jobs, and one queue of waiting Macs for each site and action.
 
     `open_jobs` is by site and action, `site_jobs` by site: the jobs that use its capacity.
-    `issued` are the jobs of two days. `has_whole_sites`: False if other partitions have Macs of the
-    same sites.
+    `withheld` counts the `rehearsals` by site and action. `issued` are the jobs of two days.
+    `has_whole_sites`: False if other partitions have Macs of the same sites.
     """
 
     def __init__(self, *, has_whole_sites: bool = True) -> None:
         self.has_whole_sites = has_whole_sites
         self.open_jobs: Counter[tuple[str, str]] = Counter()
         self.site_jobs: Counter[str] = Counter()
+        self.withheld: Counter[tuple[str, str]] = Counter()
         self._job_of: dict[str, JobEntry] = {}
         self._waiting: dict[str, dict[Action, list[tuple[int, str]]]] = {}
         self.issued = HourlyJobs()
@@ -37,6 +38,7 @@ class SiteCapacity:
         """Count the open jobs of all histories, in place of the present counts."""
         self.open_jobs.clear()
         self.site_jobs.clear()
+        self.withheld.clear()
         self._job_of.clear()
         self.issued.clear()
         for udid, history in histories.items():
@@ -48,6 +50,7 @@ class SiteCapacity:
         Returns the sites (sorted) where a job ended.
         """
         self._count_issued(udid, before, after)
+        self._count_withheld(before, after)
         old, new = _open_jobs(before), _open_jobs(after)
         job = open_job(after) if new else None
         if job is not None:
@@ -81,6 +84,11 @@ class SiteCapacity:
         for entry in after:
             if entry.job_id not in known:
                 self.issued.add(entry.site, entry.action, entry.issued_us, udid)
+
+    def _count_withheld(self, before: JobHistory, after: JobHistory) -> None:
+        for sign, history in ((-1, before), (1, after)):
+            for entry in rehearsals(history) if history else ():
+                self.withheld[entry.site, entry.action.value] += sign
 
     def forget_hours(self, now_us: int) -> None:
         """Forget the counts of hours that are long past, at most once an hour."""

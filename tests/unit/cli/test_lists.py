@@ -197,6 +197,17 @@ def test_watch_prints_what_is_new_or_changed(
     assert waits == [5.0, 5.0, 5.0]
 
 
+def test_pages_of_the_macs_have_each_mac_once(listed: Callable[..., Any]) -> None:
+    assert [row["udid"] for row in listed("devices", "--limit", "2")] == ["MAC-1", "MAC-2"]
+    page = ("--limit", "2", "--after", "MAC-2")
+    assert [row["udid"] for row in listed("devices", *page)] == ["MAC-3"]
+    assert listed("devices", "--after", "MAC-3") == []
+    assert [row["udid"] for row in listed("devices", "--after", "MAC-1x")] == ["MAC-2", "MAC-3"]
+    # A Mac need not exist: it may have left since the page before.
+    compliant = ("--reason", "compliant", "--after", "MAC-0")
+    assert [row["udid"] for row in listed("devices", *compliant)] == ["MAC-3"]
+
+
 def test_author_without_a_name_in_the_environment_is_the_login_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def same_state(reconciler: Reconciler, other: Reconciler) -> None:
     assert reconciler.last_decisions == other.last_decisions
     assert +reconciler.exposed == +other.exposed
     assert +reconciler.open_jobs == +other.open_jobs
+    assert +reconciler.capacity.withheld == +other.capacity.withheld
     assert reconciler.queue._next_timer() == other.queue._next_timer()
 
 

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.embedded.service import Service
+from pipeline.embedded.status import read_status, status_of
 from tests import factories as make
-from tests.embedded_world import POLICY, Environment, at, live
+from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
 from tests.factories.sites import JOBS_KEY, KEYS, START, a_spec, osquery_report
 
 
@@ -54,3 +56,25 @@ def test_status_of_a_dry_run_has_the_withheld_jobs_beside_the_exposure(tmp_path:
     )
     assert found["dry_run"] == {"london": {"update": 2}}
     assert found["exposed"] == {"london": {"critical": 2}}
+
+
+@pytest.mark.parametrize("is_dry_run", [False, True])
+def test_counts_that_the_service_keeps_are_those_of_its_rows(
+    tmp_path: Path, is_dry_run: bool
+) -> None:
+    environment = Environment.of(*needy_macs())
+    service = (
+        Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
+        if is_dry_run
+        else open_service(tmp_path, environment)
+    )
+    seen: set[str] = set()
+    for hours in range(0, 60, 3):
+        live(service, environment, at(hours))
+        for now in (at(hours), at(hours + 2000)):
+            found = status_of(service.store, service.reconciler, now)
+            assert found == read_status(service.store, now)
+            seen.update(name for name in ("dry_run", "open_jobs") if getattr(found, name))
+            seen.update(["overdue"] if found.overdue else [])
+    service.close()
+    assert seen >= {"dry_run" if is_dry_run else "open_jobs", "overdue"}

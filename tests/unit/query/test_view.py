@@ -20,7 +20,7 @@ from pipeline.replay.verify_topics import TopicsScope, verify_topics
 from pipeline.trust.stamps import Stamps
 from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
 from schemas.envelope import encode
-from schemas.topics import ADVISORIES, CONTROL, DECISIONS, INVENTORY, ORDERS
+from schemas.topics import ADVISORIES, CONTROL, DECISIONS, INVENTORY, ORDERS, RESULTS
 from tests import factories as make
 from tests.embedded_world import Environment, at, live, needy_macs, open_service
 from tests.factories.sites import KEYS, START, critical_release, osquery_report, signed_control
@@ -67,6 +67,7 @@ def partition_of(record: TopicRecord) -> Partition:
 def content(log: Log, state: Any) -> dict[str, Any]:
     """Return what the commands show, without the times of receipt."""
     found: dict[str, Any] = {"status": read_status(log, NOW).to_json()}
+    assert reads.status(state, NOW) == found["status"]
     del found["status"]["last_at"]
     for name in ListName:
         found[name] = reads.rows(name, Selection())(state, at(21))
@@ -125,6 +126,18 @@ def test_view_knows_a_mac_whose_reports_have_left_their_topic(
     rows = reads.rows(ListName.DEVICES, Selection())(view, NOW)
     assert {row["udid"] for row in rows} == {spec.udid for spec in needy_macs()}
     assert all(row["os_version"] and row["decision"] for row in rows)
+    view.close()
+
+
+def test_view_counts_the_jobs_whose_orders_have_left_their_topic(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    lost = {ORDERS.name, RESULTS.name}
+    records = [one for one in topic_records(data_dir) if one.topic not in lost]
+    view = view_of(tmp_path, records, 10_000)
+    found = reads.status(view, NOW)
+    assert found == read_status(view.store, NOW).to_json()
+    assert found["open_jobs"]
     view.close()
 
 
