@@ -26,6 +26,7 @@ def list_letters(
     data_dir: ReadDir = None,
     code: Annotated[str | None, typer.Option(help="Only dead letters with this code.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Include replayed ones.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many.")] = None,
     server: Server = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -38,8 +39,7 @@ def list_letters(
     with open_readings(data_dir, server, token_file) as readings:
         letters = [
             (one, json.loads(one.body))
-            for one in readings.dead_letters(open_only=not everything)
-            if code is None or one.code == code
+            for one in readings.dead_letters(open_only=not everything, code=code, limit=limit)
         ]
     if as_json:
         for one, fields in letters:

@@ -88,9 +88,14 @@ class Readings(Protocol):
         """Return the selected rows of a list; exit 2 for a name that does not exist."""
 
     def dead_letters(
-        self, *, seq: int | None = None, open_only: bool = False
+        self,
+        *,
+        seq: int | None = None,
+        open_only: bool = False,
+        code: str | None = None,
+        limit: int | None = None,
     ) -> "list[StoredDeadLetter]":
-        """Return the dead letters, oldest first."""
+        """Return the dead letters, oldest first, as `Log.dead_letters`."""
 
 
 @contextmanager
@@ -195,9 +200,14 @@ class _LocalReadings:
             fail(str(error))
 
     def dead_letters(
-        self, *, seq: int | None = None, open_only: bool = False
+        self,
+        *,
+        seq: int | None = None,
+        open_only: bool = False,
+        code: str | None = None,
+        limit: int | None = None,
     ) -> "list[StoredDeadLetter]":
-        return self.log.dead_letters(seq=seq, open_only=open_only)
+        return self.log.dead_letters(seq=seq, open_only=open_only, code=code, limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +264,29 @@ class ServiceReadings:
         return found
 
     def dead_letters(
-        self, *, seq: int | None = None, open_only: bool = False
+        self,
+        *,
+        seq: int | None = None,
+        open_only: bool = False,
+        code: str | None = None,
+        limit: int | None = None,
     ) -> "list[StoredDeadLetter]":
-        """Return the dead letters, oldest first."""
+        """Return the dead letters, oldest first, page by page."""
+        found: list[StoredDeadLetter] = []
+        query = {"seq": seq, "open": "1" if open_only else None, "code": code}
+        while limit is None or len(found) < limit:
+            last = found[-1].seq if found else None
+            page = self._page_of_letters({**query, "after": last, "limit": limit})
+            # A service of an older version knows no pages, and repeats the first one.
+            newer = [one for one in page if last is None or one.seq > last]
+            if not newer:
+                break
+            found += newer
+        return found[:limit]
+
+    def _page_of_letters(self, query: Mapping[str, Any]) -> "list[StoredDeadLetter]":
         from pipeline.embedded.reads import read_dead_letters
 
-        query = {"seq": seq, "open": "1" if open_only else None}
         try:
             return read_dead_letters(self._get("/v1/dead-letters", query).content)
         except ValueError as error:

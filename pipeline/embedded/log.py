@@ -314,22 +314,30 @@ class Log:
         return None if at_us is None else _time(at_us)
 
     def dead_letters(
-        self, *, seq: int | None = None, open_only: bool = False
+        self,
+        *,
+        seq: int | None = None,
+        open_only: bool = False,
+        code: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
     ) -> list[StoredDeadLetter]:
         """Return the dead letters, oldest first; an empty list if there are none.
 
-        With `seq` only the one with this number is returned; `open_only` leaves out replayed ones.
+        `seq` and `code` select those with this number or code, `open_only` leaves out replayed
+        ones. Only numbers greater than `after` are returned, and only the first `limit`.
         """
-        wheres = ["1"]
-        values: tuple[int, ...] = ()
-        if seq is not None:
-            wheres.append("seq = ?")
-            values = (seq,)
+        wheres, values = ["seq > ?"], list[object]([after])
+        for column, value in (("seq", seq), ("code", code)):
+            if value is not None:
+                wheres.append(f"{column} = ?")
+                values.append(value)
         if open_only:
             wheres.append("replayed_at_us IS NULL")
+        values.append(-1 if limit is None else limit)
         query = (
             "SELECT seq, at_us, code, source, origin, body, replayed_at_us FROM dead_letters"  # noqa: S608
-            f" WHERE {' AND '.join(wheres)} ORDER BY seq"
+            f" WHERE {' AND '.join(wheres)} ORDER BY seq LIMIT ?"
         )
         return [
             StoredDeadLetter(

@@ -109,14 +109,19 @@ class ReadApi:
         return JSONResponse({"columns": COLUMNS[name], "rows": found})
 
     async def dead_letters(self, request: Request) -> Response:
-        """Respond 200 with the dead letters, oldest first, with their bytes.
+        """Respond 200 with a page of the dead letters, oldest first, with their bytes.
 
-        The query has `seq` for one of them, or `open` for those that were not replayed.
+        The query has `seq` for one of them, `open` for those that were not replayed, `code` for
+        those with this code, and `limit`. The next page is `after` the last number of this one.
         """
-        seq, open_only = _number(request, "seq"), "open" in request.query_params
-        found = await self._authorize_and_read(
-            request, reads.dead_letters(seq=seq, open_only=open_only)
+        read = reads.dead_letters(
+            seq=_number(request, "seq"),
+            open_only="open" in request.query_params,
+            code=request.query_params.get("code"),
+            after=_number(request, "after") or 0,
+            limit=_number(request, "limit"),
         )
+        found = await self._authorize_and_read(request, read)
         return Response(found, media_type=_JSON)
 
     async def _authorize_and_read(self, request: Request, read: reads.Read) -> Any:

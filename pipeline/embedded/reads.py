@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter
 
@@ -31,6 +31,7 @@ class ReadableState(Protocol):
         """The state."""
 
 
+LETTERS_OF_A_PAGE: Final = 200
 Read = Callable[[ReadableState, datetime], Any]
 
 
@@ -93,11 +94,24 @@ def rows(name: ListName, selection: Selection) -> Read:
     return read
 
 
-def dead_letters(*, seq: int | None = None, open_only: bool = False) -> Read:
-    """Return the request for dead letters (`Log.dead_letters`) as JSON bytes."""
+def dead_letters(
+    *,
+    seq: int | None = None,
+    open_only: bool = False,
+    code: str | None = None,
+    after: int = 0,
+    limit: int | None = None,
+) -> Read:
+    """Return the request for a page of dead letters (`Log.dead_letters`) as JSON bytes.
+
+    A page has at most LETTERS_OF_A_PAGE of them, since each has the bytes of its input.
+    """
+    size = min(limit or LETTERS_OF_A_PAGE, LETTERS_OF_A_PAGE)
 
     def read(state: ReadableState, _: datetime) -> Any:
-        found = state.store.dead_letters(seq=seq, open_only=open_only)
+        found = state.store.dead_letters(
+            seq=seq, open_only=open_only, code=code, after=after, limit=size
+        )
         return _letters().dump_json(found)
 
     return read

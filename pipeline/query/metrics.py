@@ -1,6 +1,7 @@
 """The metrics of `drydock query`. Labels are closed sets; each series starts at zero."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -49,7 +50,10 @@ class QueryMetrics(RequestMetrics):
         )
         self._read_at = Gauge(
             "drydock_query_read_timestamp_seconds",
-            "Time of the last successful read of Kafka. If it is old, so is the view.",
+            (
+                "Last time at which all leaders of the topics' partitions responded; 0 before the "
+                "first. If it is old, so is the view."
+            ),
             registry=registry,
         )
         self._ready = ready_gauge(registry)
@@ -66,13 +70,15 @@ class QueryMetrics(RequestMetrics):
         for topic, count in lost.items():
             self._lost.labels(topic).inc(count)
 
-    def count_read(self, records: Mapping[str, int], lag: Mapping[str, int]) -> None:
-        """Count one successful read now: its records and the lag after it, by topic."""
+    def count_read(
+        self, records: Mapping[str, int], lag: Mapping[str, int], read_at: datetime
+    ) -> None:
+        """Count one read: its records, and the lag as of `read_at`, by topic."""
         for topic, count in records.items():
             self._records.labels(topic).inc(count)
         for topic, count in lag.items():
             self._lag.labels(topic).set(count)
-        self._read_at.set_to_current_time()
+        self._read_at.set(read_at.timestamp())
 
     def set_ready(self, *, ready: bool) -> None:
         """Set the gauge `drydock_ready`: 1 if the view can be read, else 0."""

@@ -1,6 +1,6 @@
 """The program `drydock query`: reads the topics into the view, and serves the routes that read.
 
-One event loop has both, so that a request sees the view between two transactions.
+The event loop reads Kafka and HTTP; the thread of the view writes records and serves requests.
 
 | state | `/readyz` and `/v1` | next state |
 | --- | --- | --- |
@@ -14,6 +14,7 @@ from collections.abc import Awaitable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -29,6 +30,7 @@ from pipeline.query.metrics import QueryMetrics
 from pipeline.query.time_merge import TopicRecord
 from pipeline.query.topic_reader import TopicReader, TopicsError, open_reader
 from pipeline.query.view import Trust, View
+from pipeline.query.view_thread import ViewThread
 from pipeline.server_process import serve_until_stopped, stop_on_signals
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen, url_of
@@ -38,7 +40,6 @@ from runtime.retry import RESTART, Backoff
 from schemas import logkeys as key
 
 _RETRY_AFTER_S: Final = 5
-_WORK_EVERY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +78,23 @@ def serve(plan: QueryPlan, log: Log) -> None:
 
     with ExitStack() as stack:
         listener = stack.enter_context(plan.listen.bind())
-        view = View.open(plan.data_dir, plan.trust, report, plan.keep, fast_paths=plan.fast_paths)
-        stack.callback(view.close)
-        asyncio.run(_Query(plan, view, metrics, log).serve(listener))
+        thread = stack.enter_context(ViewThread())
+        opened = partial(View.open, plan.data_dir, plan.trust, report, plan.keep)
+        view = thread.call(lambda: opened(fast_paths=plan.fast_paths))
+        stack.callback(lambda: thread.call(view.close))
+        asyncio.run(_Query(plan, view, thread, metrics, log).serve(listener))
     log.info("stopped")
 
 
 class _Query:
     """The running program."""
 
-    def __init__(self, plan: QueryPlan, view: View, metrics: QueryMetrics, log: Log) -> None:
+    def __init__(
+        self, plan: QueryPlan, view: View, thread: ViewThread, metrics: QueryMetrics, log: Log
+    ) -> None:
         self._plan = plan
         self._view = view
+        self._thread = thread
         self._metrics = metrics
         self._log = log
         self._reader: TopicReader | None = None
@@ -118,7 +124,9 @@ class _Query:
         backoff = Backoff(RESTART)
         while True:
             try:
-                async with open_reader(self._plan.connection, self._view) as reader:
+                async with open_reader(
+                    self._plan.connection, self._view, self._thread.run
+                ) as reader:
                     self._reader = reader
                     self._metrics.count_lost(self._view.lost)
                     self._view.lost.clear()
@@ -131,12 +139,12 @@ class _Query:
     async def _read_once(self, reader: TopicReader) -> None:
         reader.records.clear()
         await reader.read_once()
-        self._metrics.count_read(reader.records, reader.lag())
+        self._metrics.count_read(reader.records, reader.lag(), reader.read_at)
         if not reader.is_behind:
             if not self._is_complete:
                 self._log.info("view complete")
             self._is_complete = True
-            self._view.work(datetime.now(UTC))
+            await self._thread.run(lambda: self._view.work(datetime.now(UTC)))
 
     # --- serving ---
 
@@ -158,7 +166,7 @@ class _Query:
 
     def _status_fields(self) -> dict[str, Any]:
         reader = self._reader
-        read_at = None if reader is None or reader.read_at is None else reader.read_at.isoformat()
+        read_at = None if reader is None else reader.read_at.isoformat()
         records = 0 if reader is None else sum(reader.lag().values())
         return {"lag": {"records": records, "read_at": read_at}}
 
@@ -167,6 +175,6 @@ class _Query:
             refusal = self._refusal()
             if refusal is not None:
                 raise HttpError(503, refusal, retry_after_s=_RETRY_AFTER_S)
-            return read(self._view, datetime.now(UTC))
+            return await self._thread.serve(lambda: read(self._view, datetime.now(UTC)))
 
         return result()

@@ -4,7 +4,7 @@ It has no effect on the groups of workers. Its login may only read (`drydock top
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,20 +26,31 @@ _MAX_BATCH: Final = 200
 _COUNT_EVERY_S: Final = 5.0
 
 
+# Runs a write of the view to its end, in the thread that owns the view.
+Run = Callable[[Callable[[], None]], Awaitable[None]]
+
+
 class TopicsError(Exception):
     """The topics cannot be read; the message is the reason, in one line."""
 
 
 @dataclass
 class TopicReader:
-    """Reads into one view. `read_at` is the time of the last successful read, None before."""
+    """Reads into one view.
+
+    `targets` are the ends of the partitions at the start, `ends` those at `read_at`: the last time
+    at which the leaders of all partitions responded. A fetch without records shows nothing: it is
+    the same if the brokers are away.
+    """
 
     view: View
+    run: Run
     consumer: Any
     partitions: tuple[Partition, ...]
     merge: TimeMerge
+    targets: Mapping[Partition, int]
     ends: dict[Partition, int]
-    read_at: datetime | None = None
+    read_at: datetime
     records: dict[str, int] = field(default_factory=dict)
     _counted_at: float = 0.0
 
@@ -70,27 +81,26 @@ class TopicReader:
             if self.merge.waiting(partition) >= _MAX_WAITING:
                 self.consumer.pause(tp)
         for partition in self.partitions if self.merge.is_behind else ():
-            if await self._position(partition) >= self.ends[partition]:
+            if await self._position(partition) >= self.targets[partition]:
                 self.merge.mark_at_end(partition)
         await self._apply()
         for tp in self.consumer.paused():
             if self.merge.waiting(Partition(tp.topic, tp.partition)) < _MAX_WAITING:
                 self.consumer.resume(tp)
         now = asyncio.get_running_loop().time()
-        if not self.merge.is_behind and now - self._counted_at >= _COUNT_EVERY_S:
+        if now - self._counted_at >= _COUNT_EVERY_S:
             self._counted_at = now
             self.ends = await _ends(self.consumer, self.partitions)
-        self.read_at = datetime.now(UTC)
+            self.read_at = datetime.now(UTC)
 
     async def _apply(self) -> None:
         batch: list[TopicRecord] = []
         for record in self.merge.pop():
             batch.append(record)
             if len(batch) == _MAX_BATCH:
-                self._store(batch)
+                await self._store(batch)
                 batch = []
-                await asyncio.sleep(0)  # a request of the HTTP API may be waiting
-        self._store(batch)
+        await self._store(batch)
         # Markers of transactions occupy offsets, and are not read.
         passed = {
             partition: await self._position(partition)
@@ -98,11 +108,11 @@ class TopicReader:
             if not self.merge.waiting(partition)
         }
         if any(self.view.next_offset(one) < offset for one, offset in passed.items()):
-            self.view.add((), passed)
+            await self.run(lambda: self.view.add((), passed))
 
-    def _store(self, batch: list[TopicRecord]) -> None:
+    async def _store(self, batch: list[TopicRecord]) -> None:
         if batch:
-            self.view.add(batch, {})
+            await self.run(lambda: self.view.add(batch, {}))
             for record in batch:
                 self.records[record.topic] = self.records.get(record.topic, 0) + 1
 
@@ -111,7 +121,9 @@ class TopicReader:
 
 
 @asynccontextmanager
-async def open_reader(connection: KafkaConnection, view: View) -> AsyncIterator[TopicReader]:
+async def open_reader(
+    connection: KafkaConnection, view: View, run: Run
+) -> AsyncIterator[TopicReader]:
     """Yield a reader at the next records of the view.
 
     Raises KafkaError, TopicsError for missing topics, OSError or ssl.SSLError for a file of TLS,
@@ -133,7 +145,8 @@ async def open_reader(connection: KafkaConnection, view: View) -> AsyncIterator[
         for partition, tp in zip(partitions, tps, strict=True):
             start = view.begin_at(partition, begins[tp], ends[partition])
             consumer.seek(tp, start)
-        yield TopicReader(view, consumer, partitions, TimeMerge(partitions), ends)
+        merge, read_at = TimeMerge(partitions), datetime.now(UTC)
+        yield TopicReader(view, run, consumer, partitions, merge, ends, ends, read_at)
     finally:
         await consumer.stop()
 
@@ -145,7 +158,7 @@ async def read_to_end(
 
     `progress` gets the number of records read and left. Raises as `open_reader` does.
     """
-    async with open_reader(connection, view) as reader:
+    async with open_reader(connection, view, _run_here) as reader:
         done = 0
         while True:
             reader.records.clear()
@@ -154,6 +167,10 @@ async def read_to_end(
             progress(done, sum(reader.lag().values()))
             if not reader.is_behind:
                 return
+
+
+async def _run_here(write: Callable[[], None]) -> None:
+    write()
 
 
 async def _ends(consumer: Any, partitions: Iterable[Partition]) -> dict[Partition, int]:

@@ -32,6 +32,8 @@ _READY: Final = 'drydock_ready{instance="a"}'
 _FOLDED: Final = 'drydock_events_total{topic="drydock.inventory.v1",outcome="folded"}'
 _LETTERS: Final = 'drydock_dead_letters_total{topic="webhooks",code="%s"}'
 _LAG: Final = 'drydock_lag_records{topic="drydock.inventory.v1"}'
+_QUERY_LAG: Final = 'drydock_query_lag_records{topic="drydock.decisions.v1",instance="a"}'
+_QUERY_READ: Final = 'drydock_query_read_timestamp_seconds{instance="a"}'
 _REQUESTS: Final = 'drydock_gateway_requests_total{source="jamf",outcome="%s"}'
 _POLLS: Final = 'drydock_feed_polls_total{source="sofa",outcome="%s"}'
 _GOOD: Final = 'drydock_feed_last_good_timestamp_seconds{source="%s"}'
@@ -165,6 +167,18 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         ),
         "not while it shrinks": Case({_LAG: "90000-1000x60"}, 50),
         "not for a small one": Case({_LAG: "9000x60"}, 50),
+    },
+    "DrydockQueryLag": {
+        "fires for an old read": Case(
+            {_QUERY_READ: "0+60x10 600x60", _QUERY_LAG: "0x70"}, 50, ({"instance": "a"},)
+        ),
+        "fires for a lag that stays": Case(
+            {_QUERY_READ: "0+60x70", _QUERY_LAG: "20000x70"}, 50, ({"instance": "a"},)
+        ),
+        "not while it catches up": Case({_QUERY_READ: "0+60x70", _QUERY_LAG: "90000-1000x70"}, 50),
+        "not for a restart of the brokers": Case(
+            {_QUERY_READ: "0+60x10 600x9 1200+60x50", _QUERY_LAG: "0x70"}, 30
+        ),
     },
     "DrydockRecordsLost": {
         "fires for one": Case(

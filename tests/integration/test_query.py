@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +164,16 @@ def test_replay_names_what_is_missing(fleet: RecordedFleet, tmp_path: Path) -> N
     down = ["replay", "--kafka", "--keys", str(fleet.keys), "--bootstrap", "127.0.0.1:1"]
     refused = RUN.invoke(app, down)
     assert (refused.exit_code, "cannot read Kafka at 127.0.0.1:1" in refused.stderr) == (2, True)
+
+
+def test_time_of_the_last_read_is_old_without_brokers(fleet: RecordedFleet, tmp_path: Path) -> None:
+    def read_at(url: str) -> datetime:
+        [status] = rows(url, "status", "--json")
+        return datetime.fromisoformat(status["lag"]["read_at"])
+
+    with fleet.query(tmp_path) as url:
+        fleet.broker.kill()
+        killed_at = datetime.now(UTC)
+        while datetime.now(UTC) < killed_at + timedelta(seconds=7):
+            assert read_at(url) <= killed_at
+    fleet.broker.restart(1)

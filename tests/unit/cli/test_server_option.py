@@ -1,5 +1,6 @@
 """`--server URL`: the output of the reading commands is that of the data directory."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta, timezone
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
+from pipeline.embedded.reads import LETTERS_OF_A_PAGE
 from pipeline.embedded.server import ADMIN_TOKEN
 from pipeline.embedded.service import Service
 from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
@@ -104,6 +106,43 @@ def test_wrong_name_has_the_text_of_the_data_directory(
         done = RUN.invoke(app, [*command.split(), *where])
         assert (done.exit_code, detail in done.stderr) == (2, True), done.stderr
         assert "service at" not in done.stderr
+
+
+def test_all_pages_of_dead_letters_are_read(
+    served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    service = Service.open(folder, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
+    codes = (DeadLetterCode.NOT_JSON, DeadLetterCode.BAD_VALUE)
+    letters = [
+        make_dead_letter(
+            Problem(codes[number % 2], f"input {number}", "$"),
+            b"{",
+            source="jamf",
+            origin="x",
+            received_at=START,
+            redacted=b"{",
+        )
+        for number in range(2 * LETTERS_OF_A_PAGE + 3)
+    ]
+    service.accept((), letters, START)
+    service.close()
+    with running(folder) as it:
+        token = (folder / "keys" / ADMIN_TOKEN).read_text("utf-8").strip()
+        monkeypatch.setenv("DRYDOCK_ADMIN_TOKEN", token)
+
+        def numbers(*options: str) -> list[int]:
+            done = RUN.invoke(app, ["dead-letters", "list", "--json", *options])
+            assert done.exit_code == 0, done.stderr
+            return [json.loads(line)["seq"] for line in done.stdout.splitlines()]
+
+        for source in (("--server", it.url), ("--data-dir", str(folder))):
+            assert numbers(*source) == [*range(1, len(letters) + 1)]
+            assert numbers(*source, "--limit", "201") == [*range(1, 202)]
+            assert numbers(*source, "--code", "bad_value", "--limit", "2") == [2, 4]
+        headers = {"Authorization": f"Bearer {token}"}
+        page = httpx.get(f"{it.url}/v1/dead-letters", headers=headers).json()
+        assert len(page) == LETTERS_OF_A_PAGE
 
 
 def test_service_is_not_read_without_its_token(
