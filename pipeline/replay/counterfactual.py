@@ -103,11 +103,11 @@ class CounterfactualDiff:
 
     @property
     def by_mac(self) -> dict[str, Counter[ChangeKind]]:
-        """The number of differences of each kind by UDID, for each Mac with a difference."""
+        """The number of differences of each kind by UDID, sorted, of each Mac with a difference."""
         found: dict[str, Counter[ChangeKind]] = {}
         for change in self.changes:
             found.setdefault(change.alternative.udid, Counter())[change.kind] += 1
-        return found
+        return dict(sorted(found.items()))
 
     @property
     def by_site_and_action(self) -> dict[tuple[str, str], Counter[ChangeKind]]:
