@@ -1,4 +1,4 @@
-"""`drydock policy show`, `history` and `diff`: the policies of a service, past and present."""
+"""`drydock policy show`, `history` and `diff`: the policies of a fleet, past and present."""
 
 import difflib
 import json
@@ -10,16 +10,14 @@ import typer
 from pipeline.cli.log_options import (
     TIME_HELP,
     AsJson,
-    DataDir,
     format_time,
-    open_log,
     parse_option_time,
     print_table,
 )
 from pipeline.cli.output import emit, fail
+from pipeline.cli.readings import ReadDir, Server, TokenFile, open_readings
 
 if TYPE_CHECKING:
-    from pipeline.embedded.log import Log
     from pipeline.replay.operator_steps import PutInForce
 
 _SHORTEST_DIGEST = 4
@@ -37,8 +35,10 @@ def _row(policy: "PutInForce") -> dict[str, str | int | None]:
 
 
 def show(
-    data_dir: DataDir,
+    data_dir: ReadDir = None,
     at: Annotated[str | None, typer.Option("--at", help=f"In force at T {TIME_HELP}.")] = None,
+    server: Server = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the policy in force, with its author and reason, now or at a past time.
@@ -46,9 +46,9 @@ def show(
     The text is printed as it was given; author, time and digest are comments before it. Exit 2 if
     none was in force.
     """
-    with open_log(data_dir) as log:
-        until = parse_option_time("--at", at, log)
-        found = [one for one in _policies(log) if until is None or one.at <= until]
+    with open_readings(data_dir, server, token_file) as readings:
+        until = parse_option_time("--at", at, readings)
+        found = [one for one in readings.policies() if until is None or one.at <= until]
     if not found:
         fail("no policy was in force" if at else "no policy is in force")
     policy = found[-1]
@@ -60,10 +60,18 @@ def show(
     emit(policy.text.rstrip("\n"))
 
 
-def history(data_dir: DataDir, as_json: AsJson = False) -> None:
-    """List the policies that were put in force, oldest first, with author and reason."""
-    with open_log(data_dir) as log:
-        found = list(_policies(log))
+def history(
+    data_dir: ReadDir = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the policies that were put in force, oldest first, with author and reason.
+
+    The log of `drydock query` has those since its start: `--keep-days`, and the one in force then.
+    """
+    with open_readings(data_dir, server, token_file) as readings:
+        found = readings.policies()
     if as_json:
         for one in found:
             emit(json.dumps(_row(one), ensure_ascii=False))
@@ -79,30 +87,31 @@ def diff(
     after: Annotated[
         str | None, typer.Argument(help="The same; default: the policy in force.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="The service's data directory.")
-    ] = None,
+    data_dir: ReadDir = None,
+    server: Server = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Print the difference between two policies, as lines of a unified diff.
 
     Exit 0, also if they are equal; 2 if one is not known.
     """
     known: list[PutInForce] = []
-    if data_dir is not None:
-        with open_log(data_dir) as log:
-            known = list(_policies(log))
+    # DRYDOCK_SERVER is not asked about two files.
+    names = [before] if after is None else [before, after]
+    has_source = data_dir is not None or server is not None
+    if has_source and (after is None or any(map(_can_be_a_digest, names))):
+        with open_readings(data_dir, server, token_file) as readings:
+            known = readings.policies()
     if after is None and not known:
-        fail("name two policies, or --data-dir with a policy in force")
+        fail("name two policies, or --data-dir or --server with a policy in force")
     old = _text_of(before, known).splitlines()
     new = (known[-1].text if after is None else _text_of(after, known)).splitlines()
     for line in difflib.unified_diff(old, new, before, after or "in force", lineterm=""):
         emit(line)
 
 
-def _policies(log: "Log") -> "list[PutInForce]":
-    from pipeline.replay.operator_steps import read_policies
-
-    return read_policies(log)
+def _can_be_a_digest(name: str) -> bool:
+    return len(name) >= _SHORTEST_DIGEST and not set(name.lower()) - set("0123456789abcdef")
 
 
 def _text_of(name: str, known: "list[PutInForce]") -> str:
@@ -113,7 +122,7 @@ def _text_of(name: str, known: "list[PutInForce]") -> str:
     found = {
         one.digest: one.text
         for one in known
-        if len(name) >= _SHORTEST_DIGEST and one.digest.startswith(name.lower())
+        if _can_be_a_digest(name) and one.digest.startswith(name.lower())
     }
     if len(found) == 1:
         return next(iter(found.values()))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.embedded.log import Log, StoredDeadLetter
     from pipeline.embedded.status import Status
     from pipeline.replay.explain import Explanation
+    from pipeline.replay.operator_steps import PutInForce
 
 _Given = TypeVar("_Given", Path | None, str | None)
 
@@ -96,6 +97,9 @@ class Readings(Protocol):
         limit: int | None = None,
     ) -> "list[StoredDeadLetter]":
         """Return the dead letters, oldest first, as `Log.dead_letters`."""
+
+    def policies(self) -> "list[PutInForce]":
+        """Return the policies that were put in force, oldest first."""
 
 
 @contextmanager
@@ -209,6 +213,11 @@ class _LocalReadings:
     ) -> "list[StoredDeadLetter]":
         return self.log.dead_letters(seq=seq, open_only=open_only, code=code, limit=limit)
 
+    def policies(self) -> "list[PutInForce]":
+        from pipeline.replay.operator_steps import read_policies
+
+        return read_policies(self.log)
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceReadings:
@@ -289,6 +298,15 @@ class ServiceReadings:
 
         try:
             return read_dead_letters(self._get("/v1/dead-letters", query).content)
+        except ValueError as error:
+            self._fail_unreadable(error)
+
+    def policies(self) -> "list[PutInForce]":
+        """Return the policies that were put in force, oldest first."""
+        from pipeline.embedded.reads import read_policies_of
+
+        try:
+            return read_policies_of(self._get("/v1/policies").content)
         except ValueError as error:
             self._fail_unreadable(error)
 

@@ -46,6 +46,7 @@ class ReadApi:
             route("/v1/lists/{list}", self.rows, "GET"),
             route("/v1/devices/{name:path}", self.device, "GET"),
             route("/v1/dead-letters", self.dead_letters, "GET"),
+            route("/v1/policies", self.policies, "GET"),
         ]
 
     async def status(self, request: Request) -> Response:
@@ -122,6 +123,11 @@ class ReadApi:
             limit=_number(request, "limit"),
         )
         found = await self._authorize_and_read(request, read)
+        return Response(found, media_type=_JSON)
+
+    async def policies(self, request: Request) -> Response:
+        """Respond 200 with the policies that were put in force, oldest first, with their texts."""
+        found = await self._authorize_and_read(request, reads.policies)
         return Response(found, media_type=_JSON)
 
     async def _authorize_and_read(self, request: Request, read: reads.Read) -> Any:

@@ -17,6 +17,7 @@ from pipeline.embedded.mac_names import UnknownMacError, udid_of
 from pipeline.embedded.status import status_of
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.replay.explain import Explanation, explain
+from pipeline.replay.operator_steps import PutInForce, read_policies
 
 
 class ReadableState(Protocol):
@@ -94,6 +95,16 @@ def rows(name: ListName, selection: Selection) -> Read:
     return read
 
 
+def policies(state: ReadableState, _: datetime) -> Any:
+    """Return the policies of the log (`read_policies`) as JSON bytes."""
+    return _policies().dump_json(read_policies(state.store))
+
+
+def read_policies_of(raw: bytes) -> list[PutInForce]:
+    """Return the policies in a response. Raises ValueError for other bytes."""
+    return _policies().validate_json(raw)
+
+
 def dead_letters(
     *,
     seq: int | None = None,
@@ -131,3 +142,8 @@ def _explanations() -> TypeAdapter[Explanation]:
 @cache
 def _letters() -> TypeAdapter[list[StoredDeadLetter]]:
     return TypeAdapter(list[StoredDeadLetter])
+
+
+@cache
+def _policies() -> TypeAdapter[list[PutInForce]]:
+    return TypeAdapter(list[PutInForce])

@@ -70,6 +70,8 @@ def test_view_shows_the_fleet_and_leaves_no_trace(fleet: RecordedFleet, tmp_path
         [status] = rows(url, "status", "--json")
         assert status["lag"]["records"] == 0
         assert status["policy_details"]["by"] == "demo"
+        policies = rows(url, "policy", "history", "--json")
+        assert [(one["digest"], one["by"]) for one in policies] == [(status["policy"], "demo")]
         held = next(row for row in devices if row["decision"] == "hold")
         [explained] = rows(url, "explain", held["serial"], "--json")
         assert explained["methods"]

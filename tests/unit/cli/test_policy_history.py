@@ -9,8 +9,10 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.embedded import control_events
+from pipeline.embedded.server import ADMIN_TOKEN
 from pipeline.embedded.service import Service
 from pipeline.policy.file import policy_digest
+from tests.drydock_process import running
 from tests.embedded_world import POLICY
 from tests.factories.sites import JOBS_KEY, KEYS, START
 
@@ -78,3 +80,30 @@ def test_files_are_compared_and_an_unknown_policy_is_an_error(
     assert run("diff", str(file), policy_digest(OTHER), *at(data_dir)).stdout == ""
     unknown = run("diff", "0123456789ab", str(file))
     assert (unknown.exit_code, "no policy 0123456789ab" in unknown.stderr) == (2, True)
+
+
+def test_policies_of_a_service_are_those_of_its_data_directory(data_dir: Path) -> None:
+    token = ("--token-file", str(data_dir / "keys" / ADMIN_TOKEN))
+    commands = (
+        ("show",),
+        ("show", "--at", (START + HOUR / 2).isoformat(), "--json"),
+        ("history",),
+        ("history", "--json"),
+        ("diff", policy_digest(POLICY)),
+    )
+    with running(data_dir) as it:
+        for command in commands:
+            local, remote = run(*command, *at(data_dir)), run(*command, "--server", it.url, *token)
+            assert (remote.exit_code, remote.stdout) == (0, local.stdout), remote.stderr
+            assert local.stdout
+
+
+def test_service_is_not_asked_about_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRYDOCK_SERVER", "http://127.0.0.1:1")
+    files = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for file, text in zip(files, (POLICY, OTHER), strict=True):
+        file.write_text(text)
+    found = run("diff", *map(str, files))
+    assert (found.exit_code, "+# shorter" in found.stdout) == (0, True), found.stderr
