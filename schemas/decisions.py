@@ -117,7 +117,7 @@ class Decision(WireModel):
     - `gates`: in the order of evaluation; the first that did not pass is the reason of a hold.
     - `next_eligible_at`: the earliest time at which the decision can change without an event; None
       if only an event can change it, and in every decision to send.
-    - `supersedes`: the id of an open job, not yet begun, that this decision withdraws.
+    - `supersedes`: the id of an open job that this decision withdraws: not yet begun, or declared.
     - `cves`: all CVEs that the Mac is exposed to; `exploited_cves`: those known to be exploited.
     - `evidence`: the observations that justify a reinstall, or a reimage or its refusal.
     - `findings`: codes of `schemas.findings.FindingCode`: what is wrong or unknown, and no job

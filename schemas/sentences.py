@@ -162,7 +162,7 @@ ERRORS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.EXPIRED: "The job was not begun in time.",
     ErrorCode.NO_APPROVAL: "The job erases the Mac and has no valid approval.",
     ErrorCode.HISTORY_UNKNOWN: "The agent cannot know if the Mac was erased already.",
-    ErrorCode.SUPERSEDED: "The job was withdrawn before it touched the Mac.",
+    ErrorCode.SUPERSEDED: "The job was withdrawn before the Mac carried it out.",
     ErrorCode.NEWER_JOB: "A newer job of the Mac arrived before this one.",
     ErrorCode.UNREACHABLE: "The Mac could not be reached.",
     ErrorCode.NO_DISK_SPACE: "The Mac has too little free disk space.",

@@ -13,7 +13,8 @@ open, ends the evaluation: no later need is sent in its place.
 
 An open job is withdrawn (`supersedes`) by a job for another need, by a hold that makes it unwanted
 (`withdrawn_by_hold`), or if nothing is needed. Invariant: a job whose executor may have touched the
-Mac is never withdrawn.
+Mac is withdrawn only if it is a declaration that the Mac has not begun to carry out. The executor
+takes that back and reports its end; until then the job is open and no other is sent.
 """
 
 from datetime import datetime
@@ -40,7 +41,7 @@ from pipeline.decide.gates import (
     opens_by_itself_at,
     to_gate,
 )
-from pipeline.decide.methods import choose_method
+from pipeline.decide.methods import choose_method, is_update_running
 from pipeline.decide.needs.enrollment import has_earlier_enrollment_field, next_enrollment_fault_us
 from pipeline.decide.needs.order import loan_times_us, needs
 from pipeline.decide.needs.reinstall_history import follow_up_missing
@@ -51,7 +52,8 @@ from pipeline.state.device import from_us
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
 from schemas.fast.models import construct_unchecked
-from schemas.jobs import Action
+from schemas.jobs import Action, Method
+from schemas.results import Outcome
 
 # A report that changes only telemetry can end a decision with one of these reasons.
 _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
@@ -218,27 +220,42 @@ def _severity(exposed: Exposure) -> Severity | None:
     return exposed.severity if exposed.cve_releases.releases else None
 
 
-def _untouched_job(s: Situation) -> JobEntry | None:
+def _withdrawable_job(s: Situation) -> JobEntry | None:
     """Return the open job if it can still be withdrawn.
 
-    None if no job is open, or if its executor may have touched the Mac.
+    None if no job is open, or if its executor may have touched the Mac; a declared update can be
+    withdrawn until the Mac begins it.
     """
     entry = s.open_job
-    return None if entry is None or entry.may_have_touched else entry
+    if entry is None or (entry.may_have_touched and not _is_only_declared(s, entry)):
+        return None
+    return entry
+
+
+def _is_only_declared(s: Situation, entry: JobEntry) -> bool:
+    """Return True if a begun job is a declaration, and no report shows that the Mac carries it out.
+
+    After `acted` its executor has taken the declaration back already.
+    """
+    is_declared = entry.method is Method.DDM and entry.outcome is not Outcome.ACTED
+    return is_declared and not is_update_running(s)
 
 
 def withdrawn_by_hold(s: Situation, held: list[GatedNeed]) -> str | None:
     """Return the id of the open job that a hold makes unwanted; None if no job is withdrawn.
 
-    A job that may have touched the Mac is kept. Another is kept if it is of the Mac's present site
+    A job that cannot be withdrawn is kept. Another is kept if it is of the Mac's present site
     and serves a held need that is neither exempt nor objected to (`protection`), and whose release
     is not held for the model family: it was issued for that need, or it has the same action and a
     release that the Mac still lacks and is offered. A newer release replaces such a job when it is
-    sent, not while it is held.
+    sent, not while it is held; a declared update when the open job alone holds the newer one. A
+    site that changed, or a need that comes before it, does not end a declared update.
     """
-    entry = _untouched_job(s)
+    entry = _withdrawable_job(s)
     if entry is None:
         return None
+    if entry.may_have_touched:
+        return entry.job_id if _is_declared_in_vain(s, entry, held) else None
     kept = entry.site == s.site_name and any(
         _UNWANTED.isdisjoint(result.reason for result in one.closed)
         and (
@@ -248,6 +265,21 @@ def withdrawn_by_hold(s: Situation, held: list[GatedNeed]) -> str | None:
         for one in held
     )
     return None if kept else entry.job_id
+
+
+def _is_declared_in_vain(s: Situation, entry: JobEntry, held: list[GatedNeed]) -> bool:
+    """Return True if a declared update is unwanted: held, offered no more, or replaced at once."""
+    reasons = {result.reason for one in held for result in one.closed}
+    if not _UNWANTED.isdisjoint(reasons) or not _still_offered(s, entry):
+        return True
+    return any(_holds_only_for(entry, one) for one in held)
+
+
+def _holds_only_for(entry: JobEntry, one: GatedNeed) -> bool:
+    """Return True if this open job alone holds the update or upgrade to another release."""
+    need, closed = one.candidate.need, [result.reason for result in one.closed]
+    is_other = need.action in (Action.UPDATE, Action.UPGRADE) and not is_for(entry, need)
+    return is_other and closed == [Reason.JOB_OPEN]
 
 
 def _still_offered(s: Situation, entry: JobEntry) -> bool:
@@ -261,7 +293,9 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
     if entry.version is None:
         return False
     missing = s.advisories.missing(entry.version.line, device.os_version, device.build, s.device_id)
-    return any(one.version == entry.version for one in missing.releases)
+    return any(
+        one.version == entry.version and one.can_be_installed(s.now_us) for one in missing.releases
+    )
 
 
 def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
@@ -286,7 +320,7 @@ def _first_future(s: Situation, *times: datetime | None) -> datetime | None:
 def _nothing(
     s: Situation, exposed: Exposure, reason: Reason, findings: tuple[Finding, ...] | None = None
 ) -> Decision:
-    """Return the decision `nothing` with this reason; it withdraws an open, untouched job.
+    """Return the decision `nothing` with this reason; it withdraws the open job if it can.
 
     `findings` are those of the Mac without a need, worked out here if they are None.
     """
@@ -298,7 +332,7 @@ def _nothing(
         due_us = next_supplement_due_us(s, exposed.line)
         next_at = next_eligible_at(s, None if due_us is None else from_us(due_us))
     deadline_us = deadline_of(s, exposed.deadline_us(s.policy.deadlines, zone_of(s)))
-    withdrawn = _untouched_job(s)
+    withdrawn = _withdrawable_job(s)
     return Decision(
         udid=s.device.udid,
         serial=s.device.serial,
@@ -326,8 +360,8 @@ def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...
 def _send(
     s: Situation, c: Candidate, gates: tuple[GateResult, ...], *, fast_paths: bool
 ) -> Decision:
-    untouched = _untouched_job(s)
-    supersedes = None if untouched is None else untouched.job_id
+    entry = s.open_job
+    supersedes = None if entry is None else entry.job_id
     return _build_decision(
         *(s, c, gates, Verdict.SEND, c.need.reason), supersedes=supersedes, fast_paths=fast_paths
     )

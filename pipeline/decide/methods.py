@@ -393,11 +393,19 @@ def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, dateti
     """
     if method in (Method.DDM, Method.PROFILES_RENEW, Method.INSTALL_PROFILE):
         return None, None
-    ends_us = s.device.reported_us("install_state") + duration_us(_RUNNING_MAX_AGE)
-    if s.device.install_state in _RUNNING_STATES and s.now_us < ends_us:
+    if is_update_running(s):
         detail = f"a declared update is {s.device.install_state}"
-        return (Reason.OTHER_UPDATE_RUNNING, detail), from_us(ends_us)
+        return (Reason.OTHER_UPDATE_RUNNING, detail), from_us(_running_until_us(s))
     return None, None
+
+
+def is_update_running(s: Situation) -> bool:
+    """Return True if the Mac reported within a day that it downloads or installs an update."""
+    return s.device.install_state in _RUNNING_STATES and s.now_us < _running_until_us(s)
+
+
+def _running_until_us(s: Situation) -> int:
+    return s.device.reported_us("install_state") + duration_us(_RUNNING_MAX_AGE)
 
 
 class MethodRow(NamedTuple):

@@ -22,6 +22,7 @@ count, which only lowers the limit.
 | dispatched, started, finished | job issued, again after some minutes | the same | the job again |
 | dispatched | job issued, again, and the site's topic is missing | waiting | |
 | dispatched | superseded | withdrawn | the withdrawal |
+| started | superseded: its executor can take a declaration back | started | the withdrawal |
 | dispatched | inferred to have expired | withdrawn | |
 | started | withheld in a dry run | dispatched | |
 | withdrawn | accepted, withheld | withdrawn | |
@@ -237,9 +238,9 @@ class DispatchShard:
     def _fold(self, event: Event, raw: bytes, now: datetime) -> None:
         """Move the event's job to its next stage, by the module's table.
 
-        `raw` is the event's bytes. A new issued job is queued. If a dispatched job is superseded,
-        its withdrawal is published; if it is offered again, the job. Any other event of an unknown
-        job changes nothing, nor does one of a finished job or a repeat.
+        `raw` is the event's bytes. A new issued job is queued. If a dispatched or started job is
+        superseded, its withdrawal is published; if it is offered again, the job. Any other event of
+        an unknown job changes nothing, nor does one of a finished job or a repeat.
         """
         if isinstance(event, JobIssuedEvent):
             self._enqueue(event.data.job, raw, now)
@@ -249,7 +250,8 @@ class DispatchShard:
         if queued is None or queued.stage is Stage.FINISHED:
             return
         if isinstance(event, JobSupersededEvent):
-            if queued.stage is Stage.DISPATCHED and jobs_topic(queued.site) in self._job_topics:
+            is_offered = queued.stage in (Stage.DISPATCHED, Stage.STARTED)
+            if is_offered and jobs_topic(queued.site) in self._job_topics:
                 self._publish(queued, raw)
             self._withdraw(queued)
         elif event.data.outcome is Outcome.EXPIRED and event.data.attempt == INFERRED_ATTEMPT:

@@ -164,14 +164,17 @@ class Deciding:
         # Before a withdrawal: an open job is not withdrawn for a job that the halt holds.
         if sends and self._halts_action(situation, decision, changes):
             return True
-        if decision.supersedes is not None and entry is not None:
+        digest = fingerprint(decision)
+        # The withdrawal of a begun job is sent once: its executor answers with a result.
+        is_new = last is None or last.fingerprint != digest
+        is_due = entry is not None and (is_new or not entry.may_have_touched)
+        if decision.supersedes is not None and entry is not None and is_due:
             by = decision.job_id or decision.reason.value
             event = superseded_event(entry, udid, by, SOURCE, now)
             if self._folding.apply_derived(event, udid, freed, changes):
                 return True
-        digest = fingerprint(decision)
         # A job that was ordered before and is in no job history was lost: it is sent again.
-        if last is not None and last.fingerprint == digest and not sends:
+        if not is_new and not sends:
             return False
         # All that can raise comes first: then either all of it is in `changes`, or nothing.
         issued = self._issue(situation, decision, now) if sends else None

@@ -14,6 +14,7 @@ from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
 from pipeline.reconcile.last_decision import fingerprint
 from pipeline.reconcile.reconciler import Reconciler
+from pipeline.state.device import to_us
 from pipeline.state.jobs import open_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action, Method, Target
@@ -131,8 +132,12 @@ def _keeps_to_the_window(s: Situation, decision: Decision) -> None:
 def _leaves_begun_jobs_alone(s: Situation, decision: Decision) -> None:
     entry = open_job(s.job_history)
     if entry is not None and entry.may_have_touched:
-        assert decision.supersedes is None
         assert decision.decision is not Verdict.SEND
+        if decision.supersedes is not None:
+            assert entry.method is Method.DDM
+            reported_us = s.device.reported_us("install_state")
+            is_old = reported_us <= to_us(s.now - timedelta(days=1))
+            assert s.device.install_state not in ("prepared", "installing") or is_old
     if decision.supersedes is not None:
         assert entry is not None
         assert decision.supersedes == entry.job_id

@@ -186,7 +186,10 @@ def test_job_of_a_retired_mac_is_withdrawn_and_nothing_is_overdue() -> None:
     found = decide(situation(mac(retired=True), job_history=(entry(),)))
     assert found.supersedes == entry().job_id
     assert (found.severity, found.cves, found.deadline_at) == (None, (), None)
-    begun = entry(outcome=Outcome.STARTED)
+    declared = entry(outcome=Outcome.STARTED)
+    found = decide(situation(mac(retired=True), job_history=(declared,)))
+    assert found.supersedes == declared.job_id
+    begun = entry(outcome=Outcome.STARTED, method=Method.SOFTWAREUPDATE)
     assert decide(situation(mac(retired=True), job_history=(begun,))).supersedes is None
 
 

@@ -238,6 +238,16 @@ def test_job_of_a_site_that_lost_its_topic_waits_for_it() -> None:
     assert dispatched(shard, []) == [issued(FRESH)]
 
 
+def test_withdrawal_of_a_started_job_reaches_its_executor_and_the_job_uses_capacity() -> None:
+    shard = a_shard()
+    dispatched(shard, [issued(FIRST), STARTED])
+    assert dispatched(shard, [WITHDRAWN]) == [WITHDRAWN]
+    assert shard.jobs[FIRST.job_id].stage is Stage.STARTED
+    dispatched(shard, [result(Outcome.SUPERSEDED)])
+    assert dispatched(shard, [WITHDRAWN]) == []
+    assert shard.jobs[FIRST.job_id].stage is Stage.FINISHED
+
+
 def test_withdrawal_for_a_site_that_lost_its_topic_is_not_published() -> None:
     shard = restarted(saved_rows(a_shard(), issued(FRESH)), topics={})
     assert dispatched(shard, [factories.superseded(FRESH)]) == []
@@ -547,13 +557,13 @@ def test_an_executors_expiry_ends_a_job_for_good() -> None:
     assert shard.jobs[FIRST.job_id].stage is Stage.FINISHED
 
 
-def test_a_started_job_is_not_withdrawn_again() -> None:
+def test_a_started_job_stays_started_when_it_is_withdrawn_again() -> None:
     shard = a_shard()
     dispatched(shard, [issued(FIRST), WITHDRAWN])
     assert shard.jobs[FIRST.job_id].stage is Stage.WITHDRAWN
     dispatched(shard, [STARTED, INFERRED])
+    assert dispatched(shard, [WITHDRAWN]) == [WITHDRAWN]
     assert shard.jobs[FIRST.job_id].stage is Stage.STARTED
-    assert dispatched(shard, [WITHDRAWN]) == []
 
 
 def test_results_of_unknown_jobs_change_nothing() -> None:

@@ -170,6 +170,22 @@ def test_held_mac_is_decided_when_its_telemetry_changes() -> None:
     ]
 
 
+def test_a_newer_release_withdraws_a_declared_update_once_and_follows_its_end() -> None:
+    reconciler = started(*a_mac("26.2"))
+    older, newer = (release(one, day="2026-01-10") for one in ("26.3", "26.4"))
+    sent = drive(reconciler, older)
+    begin_job(reconciler, sent)
+    (job,) = [one.data.job for one in sent if isinstance(one, JobIssuedEvent)]
+    found = drive(reconciler, newer)
+    assert names_of(found) == ["job.superseded.v1", "hold job_open"]
+    assert drive(reconciler, full_report("26.2", when=NOW + MINUTE, free_disk_gb=99.0)) == []
+    assert [one.is_open for one in reconciler.fleet.job_histories[UDID]] == [True]
+    ended = resulted(job, Outcome.SUPERSEDED, NOW + MINUTE, ErrorCode.SUPERSEDED)
+    assert names_of(drive(reconciler, ended))[0] == "send security_update"
+    outcomes = {one.intent: one.outcome for one in reconciler.fleet.job_histories[UDID]}
+    assert outcomes == {"26.3": Outcome.SUPERSEDED, "26.4": None}
+
+
 def test_a_newer_release_withdraws_the_job_and_sends_another() -> None:
     reconciler = started(*a_mac())
     found = drive(reconciler, release("26.3", day="2026-01-10"))
@@ -186,7 +202,7 @@ def test_a_retracted_release_withdraws_its_job() -> None:
 
 
 def test_a_begun_job_is_not_withdrawn() -> None:
-    reconciler = started(*a_mac())
+    reconciler = started(*a_mac(supervised=False))
     sent_job = sent(reconciler)
     drive(reconciler, resulted(sent_job, Outcome.STARTED, NOW))
     assert names_of(drive(reconciler, release("26.3", day="2026-01-10"))) == ["hold job_open"]
