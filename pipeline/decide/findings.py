@@ -19,6 +19,8 @@ from pipeline.decide.protection import (
     was_seen_after_retirement,
 )
 from pipeline.decide.situation import Situation
+from pipeline.state.advisories import Release
+from pipeline.state.hardware import supports_major
 from schemas.decisions import Reason
 from schemas.findings import FindingCode
 from schemas.ids import clean_text
@@ -157,9 +159,9 @@ def _of_hardware(s: Situation, version: OSVersion, *, has_need: bool) -> list[Fi
         detail = f"model {device.model}, id {device.device_id}"
         found.append((FindingCode.DEVICE_NOT_LISTED, detail))
     else:
-        for release in s.advisories.releases_without_devices.get(version.line, ()):
-            if not release.reached_by(version, device.build):
-                detail = f"macOS {release.version} is for some Macs that its source does not list"
+        for release in s.advisories.specific_releases.get(version.line, ()):
+            detail = _doubtful_offer(s, release)
+            if detail and not release.reached_by(version, device.build):
                 found.append((FindingCode.DEVICE_NOT_LISTED, detail))
                 break
     wanted = s.policy.upgrades.to
@@ -170,6 +172,20 @@ def _of_hardware(s: Situation, version: OSVersion, *, has_need: bool) -> list[Fi
         elif runs is None or not s.advisories.lines.get(wanted):
             found.append((FindingCode.UPGRADE_UNKNOWN, f"macOS {wanted}"))
     return found
+
+
+def _doubtful_offer(s: Situation, release: Release) -> str:
+    """Return why it is not known if Apple offers the Mac a release for some hardware only.
+
+    Empty if a list of devices or the table of models has the Mac's hardware.
+    """
+    if not release.device_ids:
+        return f"macOS {release.version} is for some Macs that its source does not list"
+    device_id, model = s.device_id, s.device.model
+    is_known = device_id is not None and device_id.lower() in s.advisories.listed_device_ids
+    if is_known or supports_major(model, release.version.major) is not None:
+        return ""
+    return f"macOS {release.version} is for some Macs; model {model}, id {device_id}"
 
 
 def _left_on(s: Situation, version: OSVersion) -> str:

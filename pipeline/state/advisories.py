@@ -229,12 +229,13 @@ class Advisories:
         )
 
     @cached_property
-    def releases_without_devices(self) -> Mapping[str, tuple[Release, ...]]:
-        """For each line the releases for some hardware only whose list of it is empty: unknown."""
+    def specific_releases(self) -> Mapping[str, tuple[Release, ...]]:
+        """For each line the releases for some hardware only, newest first.
+
+        The list of devices of one can be empty: its hardware is unknown.
+        """
         return {
-            line: tuple(
-                one for one in releases if one.device_ids is not None and not one.device_ids
-            )
+            line: tuple(one for one in releases if one.specific)
             for line, releases in self.lines.items()
         }
 

@@ -138,6 +138,35 @@ def test_release_for_hardware_that_is_not_listed_is_sent_to_nobody_and_met_by_no
     assert (FindingCode.DEVICE_NOT_LISTED in decision.findings) is not listed
 
 
+FOR_NEO = release("26.2", device_ids=["J700AP"])
+UNKNOWN: dict[str, Any] = {"model": "Mac99,1", "device_id": "J999AP"}
+
+
+@pytest.mark.parametrize(
+    ("known", "fields", "reason"),
+    [
+        pytest.param([FOR_NEO], {}, Reason.COMPLIANT, id="known-model"),
+        pytest.param([FOR_NEO], UNKNOWN, Reason.UNCERTAIN, id="unknown-model"),
+        pytest.param(
+            [FOR_NEO], {"model": None, "device_id": None}, Reason.UNCERTAIN, id="no-model"
+        ),
+        pytest.param(
+            [FOR_NEO, release("26.0", device_ids=["J999AP"])],
+            UNKNOWN,
+            Reason.COMPLIANT,
+            id="unknown-model-that-apple-lists-elsewhere",
+        ),
+        pytest.param([], UNKNOWN, Reason.COMPLIANT, id="no-release-for-some-hardware"),
+    ],
+)
+def test_release_for_some_hardware_leaves_unknown_hardware_uncertain(
+    known: list[Any], fields: dict[str, Any], reason: Reason
+) -> None:
+    device = mac("26.1", **fields)
+    found = decide(situation(device, advisories=catalogue(release("26.1"), *known)))
+    assert found.reason is reason
+
+
 def test_build_of_a_seed_is_never_a_target() -> None:
     known = catalogue(release("26.2", build="25C5428"), release("26.1"))
     target = decide(situation(mac("26.1"), advisories=known)).target
