@@ -20,7 +20,7 @@ used once for one update that keeps failing.
 | method | possible | obstacles |
 | --- | --- | --- |
 | `ddm` | macOS 14 or later | MDM, not supervised, no bootstrap token |
-| `mdm_command` | macOS 12 and 13 | as `ddm`, running update |
+| `mdm_command` | macOS 12 and 13, to a release | as `ddm`, running update |
 | `softwareupdate` | updates to a release | no SSH at the site, no volume owner, running update |
 | `startosinstall` | target not older than the system | no release, as `softwareupdate` |
 | `erase_device` | erases, T2 or Apple silicon, macOS 12 | MDM, no bootstrap token, running update |
@@ -197,6 +197,11 @@ def _in_order(s: Situation, need: Need) -> tuple[Method, ...]:
     return tuple(sorted(allowed, key=lambda method: (method is Method.ERASE_DEVICE) is is_unwanted))
 
 
+def _is_for_supplement(need: Need) -> bool:
+    """Return True for a background security improvement, which only a declaration can name."""
+    return need.target is not None and bool(need.target.version.supplement)
+
+
 def _is_newer(need: Need, version: OSVersion | None) -> bool:
     """Return True if the need's target is newer than this version."""
     return need.target is not None and version is not None and need.target.version > version
@@ -286,7 +291,7 @@ def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """
     version = s.device.os_version
     possible = version is not None and exists_on(Method.MDM_COMMAND, version)
-    return possible, _supervised_update_obstacle(s, need)
+    return possible and not _is_for_supplement(need), _supervised_update_obstacle(s, need)
 
 
 def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
@@ -295,8 +300,8 @@ def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
     does not depend on the first value. A running update is not checked here.
     """
-    is_supplement = need.target is not None and bool(need.target.version.supplement)
-    return need.action is Action.UPDATE and not is_supplement, _volume_owner_obstacle(s)
+    is_possible = need.action is Action.UPDATE and not _is_for_supplement(need)
+    return is_possible, _volume_owner_obstacle(s)
 
 
 def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
@@ -451,7 +456,7 @@ def _row(s: Situation, need: Need, method: Method, choice: Choice) -> MethodRow:
 # What each method needs; a Mac or a need without it makes the method impossible.
 _NEEDED: Final[Mapping[Method, str]] = {
     Method.DDM: "needs macOS 14",
-    Method.MDM_COMMAND: "is for macOS 12 and 13",
+    Method.MDM_COMMAND: "installs releases on macOS 12 and 13",
     Method.SOFTWAREUPDATE: "is for updates to a release",
     Method.STARTOSINSTALL: "installs nothing older than the system that runs",
     Method.ERASE_DEVICE: "is for erases, on macOS 12 with a T2 or Apple silicon",

@@ -72,7 +72,8 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
 def _after_failures(s: Situation, update: Need) -> Need | None:
     """Return the restart or the reinstall that takes the place of an update that keeps failing.
 
-    None if the update is tried again, by the table of `needs.restart`.
+    None if the update is tried again, by the table of `needs.restart`, and in place of a reinstall
+    for a background security improvement: no installer has one.
     """
     limits = s.policy.thresholds
     failed = failures(s.job_history, update.action, update.intent)
@@ -96,6 +97,8 @@ def _after_failures(s: Situation, update: Need) -> Need | None:
     if len(went_wrong) < limits.max_attempts and not is_spent:
         return None
     assert update.release is not None
+    if update.release.version.supplement:
+        return None  # no installer has it
     return _reinstall_in_place(
         s, update.release, Reason.UPDATE_KEEPS_FAILING, failing_intent(update), evidence
     )

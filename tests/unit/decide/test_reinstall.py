@@ -206,3 +206,26 @@ def test_a_reinstall_takes_no_supplement() -> None:
 
 def test_mac_ahead_of_all_releases_has_no_release_for_a_reinstall() -> None:
     assert reinstalled(version="26.3", build="25D5087f") is None
+
+
+LATE = {"deadlines": {"high": "1d"}}
+
+
+@pytest.mark.parametrize("count", [3, 5, 7])
+def test_no_reinstall_replaces_a_supplement_that_fails(count: int) -> None:
+    known = apple(release("26.2 (a)", build="25C771280a", day="2026-01-02"))
+    history = failed(count, intent="26.2 (a)", version="26.2 (a)", first_at=NOW - 12 * DAY)
+    rules = policy(methods={"restart": []}, **LATE)
+    found = decide(situation(mac("26.2"), advisories=known, job_history=history, rules=rules))
+    assert (found.action, found.method) == (Action.UPDATE, Method.DDM)
+    stuck = Reason.RETRIES_EXHAUSTED if count >= 5 else Reason.SECURITY_UPDATE
+    assert found.reason is stuck
+
+
+def test_a_command_cannot_name_a_supplement() -> None:
+    known = apple(
+        release("13.7.8", cves=[]), release("13.7.8 (a)", build="22H771280a", day="2026-01-02")
+    )
+    rules = policy(upgrades={"out_of_support": False}, **LATE)
+    found = decide(situation(mac("13.7.8", source="mdm"), advisories=known, rules=rules))
+    assert (found.decision, found.reason) == (Verdict.HOLD, Reason.NO_METHOD)
