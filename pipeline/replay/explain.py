@@ -11,6 +11,7 @@ from pipeline.decide.earlier_system import with_present_system
 from pipeline.decide.exposure import exposure
 from pipeline.decide.methods import MethodRow, method_rows
 from pipeline.decide.needs.order import needs
+from pipeline.decide.needs.reinstall import other_method_rows
 from pipeline.decide.recomputation import situation_of
 from pipeline.replay.device_lookup import find_device_key
 from pipeline.replay.field_sources import sources_of
@@ -286,7 +287,7 @@ def _background(
     s = with_present_system(situation_of(record, document.policy, catalogue))
     wanted = (decision.action, decision.intent)
     need = next((one for one in needs(s, exposure(s)) if (one.action, one.intent) == wanted), None)
-    rows = () if need is None else method_rows(s, need)
+    rows = () if need is None else (*method_rows(s, need), *other_method_rows(s, need))
     strikes = tuple(act for act, has_effect in catalogue.strikes() if has_effect)
     return rows, rules_of(s, decision, need, document), strikes
 

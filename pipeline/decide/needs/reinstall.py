@@ -1,9 +1,10 @@
 """The need to reinstall the system in place, to erase a returned loan unit, or to restore it."""
 
 from fnmatch import fnmatchcase
+from typing import Final
 
 from pipeline.decide.exposure import Exposure
-from pipeline.decide.methods import INSTALL_FAILURES, has_untried_method
+from pipeline.decide.methods import INSTALL_FAILURES, MethodRow, has_untried_method
 from pipeline.decide.needs.need import Need, target_of
 from pipeline.decide.needs.reinstall_history import (
     count_tried,
@@ -25,9 +26,13 @@ from pipeline.state.device import to_us
 from pipeline.state.hardware_table import RESTORED_BY_ASR
 from pipeline.state.jobs import attempts, failures
 from schemas.decisions import Reason
-from schemas.jobs import Action, Target
+from schemas.ids import clean_text
+from schemas.jobs import Action, Method, Target
 from schemas.macos import OSVersion
 from schemas.results import Outcome
+
+# The end of a line of evidence about an image, if the point does not hold.
+_NO: Final = ": no"
 
 
 def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Need | None:
@@ -288,8 +293,24 @@ def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
             ),
             (device.loan_returned_at is not None, "returned loan unit"),
         )
-        lines = [f"{image.name}: {text}: {'yes' if holds else 'no'}" for holds, text in points]
+        lines = [f"{image.name}: {text}{': yes' if holds else _NO}" for holds, text in points]
         if all(holds for holds, _ in points):
             return image, tuple(lines)
         evidence += lines
     return None, tuple(evidence)
+
+
+def other_method_rows(s: Situation, need: Need) -> tuple[MethodRow, ...]:
+    """Return a row for each method of the other way to make a returned loan unit as new.
+
+    That is `asr` beside a reinstall, with each point in which an image does not fit, and the
+    methods of a reinstall beside a reimage. Empty for any other need.
+    """
+    if need.reason is not Reason.LOAN_RETURNED:
+        return ()
+    if need.action is Action.REIMAGE:
+        names, detail = s.policy.methods.reinstall, "an image of the policy fits"
+        return tuple(MethodRow(Method(name), "passed over", detail) for name in names)
+    missing = [line.removesuffix(_NO) for line in need.evidence if line.endswith(_NO)]
+    detail = clean_text("not true: " + "; ".join(missing) if missing else "; ".join(need.evidence))
+    return tuple(MethodRow(Method(name), "impossible", detail) for name in s.policy.methods.reimage)

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from pipeline.decide.decision import decide
-from pipeline.decide.needs.reinstall import reimage_eligibility
-from pipeline.state.device import to_us
+from pipeline.decide.exposure import exposure
+from pipeline.decide.methods import MethodRow
+from pipeline.decide.needs.order import needs
+from pipeline.decide.needs.reinstall import other_method_rows, reimage_eligibility
+from pipeline.state.device import Device, to_us
 from schemas.decisions import Reason, Verdict
 from schemas.jobs import Action, Method
 from schemas.results import ErrorCode, Outcome
@@ -229,3 +232,25 @@ def test_a_command_cannot_name_a_supplement() -> None:
     rules = policy(upgrades={"out_of_support": False}, **LATE)
     found = decide(situation(mac("13.7.8", source="mdm"), advisories=known, rules=rules))
     assert (found.decision, found.reason) == (Verdict.HOLD, Reason.NO_METHOD)
+
+
+def rows_of(device: Device, **settings: Any) -> list[MethodRow]:
+    s = situation(device, rules=policy(**settings))
+    need = next(needs(s, exposure(s)))
+    return list(other_method_rows(s, need))
+
+
+def test_each_method_of_the_other_way_to_renew_a_loan_unit_is_named_with_its_reason() -> None:
+    modern = mac("26.2", loan_returned_at=NOW - HOUR)
+    ((method, state, detail),) = rows_of(modern, images=[IMAGE])
+    assert (method, state) == (Method.ASR, "impossible")
+    assert "hardware apple_silicon can be restored by asr" in detail
+    assert "version 26.2 equals the image's 13.7.8" in detail
+    assert "returned loan unit" not in detail
+    assert rows_of(modern) == [(Method.ASR, "impossible", "no image in the policy")]
+    fits = "an image of the policy fits"
+    assert rows_of(mac("13.7.8", **LOAN), images=[IMAGE]) == [
+        (Method.STARTOSINSTALL, "passed over", fits),
+        (Method.ERASE_DEVICE, "passed over", fits),
+    ]
+    assert rows_of(mac("26.1")) == []
