@@ -1,6 +1,6 @@
 """The version of macOS that runs, where other knowledge is better than the newest reported version.
 
-A build that was reported later than the version, or without one, is that of a release in the
+A build that was reported with the version, later, or without one, is that of a release in the
 catalogue: programs built with an older SDK report the right build beside a version that macOS does
 not have, and that version is not kept (`version_with_build`). A later build of another train than
 the version leaves the version unknown.
@@ -39,19 +39,21 @@ def with_confirmed_version(s: Situation) -> Situation:
 
 
 def _with_version_of_build(s: Situation) -> Situation:
-    """Return the Situation with the version of the newest reported build, if it is later.
+    """Return the Situation with the version of the newest reported build.
 
-    The same object if the version was reported with the build or later, and for a build of no known
-    release whose train is that of the version.
+    The same object if the version was reported later, for a build of no known release whose train
+    is that of the version, and if both were reported together and are of one release.
     """
     device = s.device
     build, version = device.build, device.os_version
     if build is None:
         return s
-    if version is not None and device.reported_us("os_version") >= device.reported_us("build"):
-        return s
     found = s.advisories.version_of_build.get(build)
-    if found is None and version is not None:
+    if version is not None and device.reported_us("os_version") >= device.reported_us("build"):
+        # One report: its build shows the release, but its version can have a supplement beside it.
+        if found is None or found.release == version.release:
+            return s
+    elif found is None and version is not None:
         found = version_with_build(version, build)
     if found == version:
         return s

@@ -130,6 +130,9 @@ def known_by_builds(*reports: tuple[str | None, str | None]) -> Device:
         pytest.param([("26.2", "25C56"), (None, "24G99")], "os_unknown", id="of-another-train"),
         pytest.param([("10.16", "20C69")], "os_unknown", id="build-of-no-known-release"),
         pytest.param([("16.2", None)], "os_unknown", id="no-such-macOS"),
+        pytest.param([("26.2", "25B78")], "security_update", id="build-of-an-older-release"),
+        pytest.param([("26.1", "25C56")], "compliant", id="build-of-a-newer-release"),
+        pytest.param([("26.2 (a)", "25C56")], "compliant", id="supplement-beside-its-release"),
     ],
 )
 def test_a_later_build_shows_the_version(
