@@ -121,3 +121,14 @@ def test_hold_is_the_same_after_the_jobs_were_counted_again() -> None:
 
 def updated(udid: str, when: datetime, **facts: Any) -> Event:
     return make.full_report("26.2", udid=udid, when=when, serial=f"C02{udid[-2:]}", **facts)
+
+
+def test_partitions_that_count_alone_hold_after_one_failure_more_than_each_tolerates() -> None:
+    """On Kafka: without a hold fail at most (limit - 1) Macs in each partition (operations)."""
+    partitions = [World(*["Mac16,1"] * 4) for _ in range(3)]
+    for world in partitions:
+        world.fail(*range(LIMIT - 1))
+        assert Reason.RELEASE_FAILING not in world.reasons()
+    partitions[1].fail(LIMIT - 1)
+    held = [Reason.RELEASE_FAILING in world.reasons() for world in partitions]
+    assert held == [False, True, False]
