@@ -16,7 +16,7 @@ from agents.config.servers import ServerConfigError, open_server
 from agents.config.ssh_access import open_ssh
 from agents.destructive_lock import DestructiveLock
 from agents.installers.metrics import InstallerMetrics
-from agents.installers.source import Installer, InstallerSource, Staging
+from agents.installers.source import Installer, InstallerSource, Staging, StoredFile
 from agents.mac import Mac, Obstacle
 from agents.mdm.answers import AnswerStore, Finding, QueryAnswer
 from agents.mdm.mac import MdmMacs
@@ -190,6 +190,11 @@ class _StartedInstallers:
         """Return the installer of the job's target; see InstallerSource."""
         source = self._started.get(self._site)
         return None if source is None else source.installer(job)
+
+    def image(self, job: Job, stored: StoredFile) -> Installer | Staging | Obstacle | None:
+        """Return the image of the job; see InstallerSource."""
+        source = self._started.get(self._site)
+        return None if source is None else source.image(job, stored)
 
 
 def finding_reporter(log: Log, metrics: MdmMetrics) -> Callable[[Finding], None]:

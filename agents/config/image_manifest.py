@@ -1,12 +1,14 @@
 """Images for `asr` that a manifest in a bucket of S3 lists.
 
-The object `<prefix>images.json` is a JSON array of images, each as `StoredImage`. A Mac fetches an
-image by a link that is signed for it and ends after a day; who may write the bucket decides what
+The object `<prefix>images.json` is a JSON array of images, each as `StoredImage`. A site with a
+cache fetches an image once, through it. At another site each Mac fetches it by a link that is
+signed for it and ends after a day. Who may write the bucket decides what
 is restored, as who may write the configuration does.
 """
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from agents.config.model import StoredImage
 from agents.config.secrets import SecretError
 from agents.installers.bucket import BucketRefusedError, InstallerBucket, MissingError, s3_errors
+from agents.installers.source import StoredFile
 from agents.installers.transfer import TransferCutError
 from agents.mac import UnreachableError
 from agents.ssh.images import Image
@@ -80,4 +83,6 @@ def _image(bucket: InstallerBucket, stored: StoredImage) -> Image:
         )
     facts = dict(stored)
     del facts["key"]
-    return Image(**facts, url=url)
+    what = f"the image {stored.name}"
+    find = partial(bucket.find_file, what, place["Key"], stored.sha256)
+    return Image(**facts, url=url, stored=StoredFile(stored.sha256, find))

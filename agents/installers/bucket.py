@@ -144,12 +144,7 @@ class InstallerBucket:
         what = f"the installer of {build}"
         place = {"Bucket": self.config.bucket, "Key": self.key(build)}
         try:
-            with s3_errors(what):
-                # Python's HTTP client takes a response that was cut within its headers for a
-                # complete one. So this reads the first byte too: it comes after the last header.
-                found = self.client.get_object(**place, Range="bytes=0-0")
-                if len(found["Body"].read()) != 1:
-                    raise TransferCutError(f"{what}: the response was cut")
+            found = self._first_byte(what, place)
         except MissingError:
             return None
         except _EmptyError as error:
@@ -158,6 +153,16 @@ class InstallerBucket:
         if stored.build != build:
             raise UnusableObjectError(f"{self.key(build)} is the installer of {stored.build}")
         return stored
+
+    def _first_byte(self, what: str, place: Mapping[str, str]) -> Mapping[str, Any]:
+        """Return S3's response with the metadata of an object."""
+        with s3_errors(what):
+            # Python's HTTP client takes a response that was cut within its headers for a complete
+            # one. So this reads the first byte too: it comes after the last header.
+            found: Mapping[str, Any] = self.client.get_object(**place, Range="bytes=0-0")
+            if len(found["Body"].read()) != 1:
+                raise TransferCutError(f"{what}: the response was cut")
+        return found
 
     def builds(self) -> tuple[Build, ...]:
         """Return the builds that have an object, sorted."""
@@ -175,7 +180,32 @@ class InstallerBucket:
 
     def open(self, stored: StoredInstaller) -> "BucketFile":
         """Return the file of an installer, in exactly this version."""
-        return BucketFile(self, stored)
+        what = f"the installer of {stored.build}"
+        return BucketFile(
+            self,
+            what,
+            self.key(stored.build),
+            etag=stored.etag,
+            size_bytes=stored.size_bytes,
+            sha256=stored.sha256,
+        )
+
+    def find_file(self, what: str, object_key: str, sha256: str) -> "BucketFile | None":
+        """Return the present version of an object that must have this SHA-256, None without one.
+
+        `what` names it in messages.
+        """
+        place = {"Bucket": self.config.bucket, "Key": object_key}
+        try:
+            found = self._first_byte(what, place)
+            size = _size_of(found)
+        except MissingError:
+            return None
+        except _EmptyError as error:
+            raise UnusableObjectError(f"{object_key} is empty") from error
+        return BucketFile(
+            self, what, object_key, etag=str(found["ETag"]), size_bytes=size, sha256=sha256
+        )
 
     def _build_of(self, key: str) -> Build | None:
         folder, _, name = key.removeprefix(self.config.prefix).partition("/")
@@ -187,37 +217,36 @@ class InstallerBucket:
 
 @dataclass(frozen=True, slots=True)
 class BucketFile:
-    """The file of an installer, for `continue_transfer`."""
+    """One version of an object, for `continue_transfer`; `what` names it in messages."""
 
     bucket: InstallerBucket
-    stored: StoredInstaller
+    what: str
+    object_key: str
+    etag: str
+    size_bytes: int
+    sha256: str
 
     @property
     def tag(self) -> str:
         """The version of the object, and the SHA-256 that it must have."""
-        return f"{self.stored.etag} {self.stored.sha256}"
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the object."""
-        return self.stored.size_bytes
+        return f"{self.etag} {self.sha256}"
 
     @contextmanager
     def read_from(self, offset: int) -> Iterator[Iterator[bytes]]:
         """Yield the bytes from an offset to the end; see RemoteFile."""
-        place = f"the installer of {self.stored.build}"
+        place = self.what
         client, config = self.bucket.client, self.bucket.config
         try:
             with s3_errors(place):
                 found = client.get_object(
                     Bucket=config.bucket,
-                    Key=self.bucket.key(self.stored.build),
-                    IfMatch=self.stored.etag,
+                    Key=self.object_key,
+                    IfMatch=self.etag,
                     Range=f"bytes={offset}-",
                 )
         except (MissingError, _EmptyError) as error:
             raise ChangedError(f"{place} was deleted or is shorter") from error
-        body, size = found["Body"], self.stored.size_bytes
+        body, size = found["Body"], self.size_bytes
         if found.get("ContentRange") != f"bytes {offset}-{size - 1}/{size}":
             body.close()
             raise TransferCutError(f"{place}: S3 responds with other bytes than asked for")
@@ -274,12 +303,16 @@ def _pieces(body: Any, what: str) -> Iterator[bytes]:
         yield from body.iter_chunks(_PIECE)
 
 
+def _size_of(found: Mapping[str, Any]) -> int:
+    return int(found["ContentRange"].rpartition("/")[2])
+
+
 def _stored(found: Mapping[str, Any]) -> StoredInstaller:
     metadata = found.get("Metadata", {})
     sha256 = metadata.get("sha256", "")
     try:
         build, version = parse_build(metadata["build"]), parse_os_version(metadata["version"])
-        size = int(found["ContentRange"].rpartition("/")[2])
+        size = _size_of(found)
     except (KeyError, ValueError) as error:
         raise UnusableObjectError("it has no build, no version or no size") from error
     if _SHA256.fullmatch(sha256) is None:

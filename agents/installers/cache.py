@@ -1,7 +1,8 @@
-"""The cache of installers at a site: one thread fetches each needed build once, for all its jobs.
+"""The cache of installers at a site: one thread fetches each needed file once, for all its jobs.
 
-A job that needs a build is recorded until it ends. The thread takes the needed builds in the order
-in which they were asked for, one at a time: they share one uplink. While a build is not there, its
+A file is the installer of a build, or an image for `asr`. A job that needs one is recorded until it
+ends. The thread takes the needed files in the order in which they were asked for, one at a time:
+they share one uplink. While a file is not there, its
 state has the reason:
 
 | state | the thread tries again |
@@ -14,7 +15,7 @@ state has the reason:
 | `budget_full`, `disk_full` | each ten seconds, without a transfer |
 
 Invariants: a file is handed out only after its SHA-256 was compared by this process, and while it
-is unchanged since; the files never exceed the budget; a build that an open job needs is not
+is unchanged since; the files never exceed the budget; a file that an open job needs is not
 deleted. A crash loses no complete file and no recorded job.
 """
 
@@ -30,9 +31,9 @@ from time import monotonic
 from typing import Final
 
 from agents.installers.bucket import (
+    BucketFile,
     BucketRefusedError,
     InstallerBucket,
-    StoredInstaller,
     UnusableObjectError,
 )
 from agents.installers.cache_folder import (
@@ -42,6 +43,7 @@ from agents.installers.cache_folder import (
     VolumeFullError,
 )
 from agents.installers.cache_index import CacheIndex
+from agents.installers.cache_key import CacheKey, ImageKey
 from agents.installers.metrics import InstallerMetrics
 from agents.installers.refusal import RefusalReason
 from agents.installers.transfer import (
@@ -57,15 +59,17 @@ from runtime.free_space import SpaceReserve
 from runtime.logs import Log
 from runtime.retry import BROKER, Backoff, RetryPolicy
 from schemas import logkeys as key
-from schemas.macos import Build
 
 _CHECK_ROOM_EVERY: Final = 64 * 1024 * 1024
 _STOP_S: Final = 5.0
 _LONGEST_WAIT_S: Final = 60.0
 
 
+FindFile = Callable[[], BucketFile | None]
+
+
 class State(StrEnum):
-    """Reason for which a build is not at the site yet."""
+    """Reason for which a file is not at the site yet."""
 
     QUEUED = "queued"
     VERIFYING = "verifying"
@@ -140,11 +144,12 @@ class SiteCache:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._verified: dict[Build, _Verified] = {}
-        self._states: dict[Build, Waiting] = {}
-        self._retry_at: dict[Build, float] = {}
-        self._backoffs: dict[Build, Backoff] = {}
-        self._refused: dict[Build, str] = {}
+        self._verified: dict[CacheKey, _Verified] = {}
+        self._states: dict[CacheKey, Waiting] = {}
+        self._retry_at: dict[CacheKey, float] = {}
+        self._backoffs: dict[CacheKey, Backoff] = {}
+        self._refused: dict[CacheKey, str] = {}
+        self._find_image: dict[CacheKey, FindFile] = {}
         metrics.watch(self.used_bytes, lambda: budget_bytes, self.held_jobs)
 
     def start(self) -> None:
@@ -163,24 +168,32 @@ class SiteCache:
         with self._lock:
             self._index.close()
 
-    def request(self, build: Build, job_id: str, until: datetime) -> CachedFile | Waiting:
-        """Return the file of a build that a job needs until a time, or the reason to wait."""
+    def request(
+        self, name: CacheKey, job_id: str, until: datetime, find: FindFile | None = None
+    ) -> CachedFile | Waiting:
+        """Return the file of this key that a job needs until a time, or the reason to wait.
+
+        `find` returns an image in its bucket, None without one, and raises as InstallerBucket does.
+        An image is fetched only while this process has got it.
+        """
+        if find is not None:
+            self._find_image[name] = find
         try:
-            return self._request(build, job_id, until)
+            return self._request(name, job_id, until)
         except sqlite3.Error as error:
             return Waiting(
                 State.DISK_FAILED, f"the records of the cache cannot be written: {error}"
             )
 
-    def _request(self, build: Build, job_id: str, until: datetime) -> CachedFile | Waiting:
+    def _request(self, name: CacheKey, job_id: str, until: datetime) -> CachedFile | Waiting:
         with self._lock:
-            is_new = self._index.need(job_id, build, until)
-            file = self._ready(build)
+            is_new = self._index.need(job_id, name, until)
+            file = self._ready(name)
             if is_new:
                 self._metrics.count_request(hit=file is not None)
             if file is None:
                 self._wake.set()
-                return self._states.get(build, Waiting(State.QUEUED))
+                return self._states.get(name, Waiting(State.QUEUED))
             if is_new:
                 self._index.touch(file.path.name)
             return file
@@ -198,15 +211,15 @@ class SiteCache:
             if self._stop.is_set():
                 return 0
             needs = self._index.needs(self._now())
-            return sum(1 for need in needs if self._ready(need.build) is None)
+            return sum(1 for need in needs if self._ready(need.key) is None)
 
-    def _ready(self, build: Build) -> CachedFile | None:
-        """Return the verified file of a build, unless it has changed or is gone."""
-        verified = self._verified.get(build)
+    def _ready(self, name: CacheKey) -> CachedFile | None:
+        """Return the verified file of a key, unless it has changed or is gone."""
+        verified = self._verified.get(name)
         if verified is None:
             return None
         if _mark(verified.file.path) != verified.mark:
-            del self._verified[build]
+            del self._verified[name]
             return None
         return verified.file
 
@@ -228,142 +241,150 @@ class SiteCache:
                 self._index.prune(self._now())
 
     def _step(self) -> float:
-        """Try the first needed build that is due; return the seconds until the next step."""
+        """Try the first needed file that is due; return the seconds until the next step."""
         with self._lock:
             now = self._now()
-            needed = dict.fromkeys(need.build for need in self._index.needs(now))
-            missing = [build for build in needed if self._ready(build) is None]
+            needed = dict.fromkeys(need.key for need in self._index.needs(now))
+            missing = [
+                name
+                for name in needed
+                if self._ready(name) is None
+                and (not isinstance(name, ImageKey) or name in self._find_image)
+            ]
         wait_s = _LONGEST_WAIT_S
-        for build in missing:
-            rest = self._retry_at.get(build, 0.0) - monotonic()
+        for name in missing:
+            rest = self._retry_at.get(name, 0.0) - monotonic()
             if rest <= 0:
-                self._try(build)
+                self._try(name)
                 return 0.0
             wait_s = min(wait_s, rest)
         return wait_s
 
-    def _try(self, build: Build) -> None:
-        """Bring one build to the site as far as possible now."""
+    def _try(self, name: CacheKey) -> None:
+        """Bring one file to the site as far as possible now."""
         try:
-            self._stage(build)
+            self._stage(name)
         except _EndingError:
             return
         except TransferCutError as error:
             self._metrics.count_cut()
-            backoff = self._backoffs.setdefault(build, Backoff(self._pauses.away))
-            self._wait(build, State.STORAGE_AWAY, str(error), backoff.next_delay_s())
+            backoff = self._backoffs.setdefault(name, Backoff(self._pauses.away))
+            self._wait(name, State.STORAGE_AWAY, str(error), backoff.next_delay_s())
         except BucketRefusedError as error:
-            self._wait(build, State.STORAGE_REFUSED, str(error), self._pauses.missing_s)
+            self._wait(name, State.STORAGE_REFUSED, str(error), self._pauses.missing_s)
         except UnusableObjectError as error:
-            self._refuse(build, State.UNUSABLE, RefusalReason.UNUSABLE, str(error), "")
+            self._refuse(name, State.UNUSABLE, RefusalReason.UNUSABLE, str(error), "")
         except BudgetFullError as error:
-            self._wait(build, State.BUDGET_FULL, str(error), self._pauses.room_s)
+            self._wait(name, State.BUDGET_FULL, str(error), self._pauses.room_s)
         except (NoRoomError, VolumeFullError) as error:
-            self._wait(build, State.DISK_FULL, str(error), self._pauses.room_s)
+            self._wait(name, State.DISK_FULL, str(error), self._pauses.room_s)
         except (OSError, sqlite3.Error) as error:
             detail = f"the disk of the cache fails: {error}"
-            self._wait(build, State.DISK_FAILED, detail, self._pauses.missing_s)
+            self._wait(name, State.DISK_FAILED, detail, self._pauses.missing_s)
 
-    def _stage(self, build: Build) -> None:
-        if (file := self._folder.find(build)) is not None and self._verify(file):
+    def _stage(self, name: CacheKey) -> None:
+        if (file := self._folder.find(name)) is not None and self._verify(file):
             return
-        stored = self._bucket.find(build)
+        stored = self._find(name)
         if stored is None:
-            detail = f"the bucket has no installer of {build}: run drydock installers sync"
-            self._wait(build, State.MISSING, detail, self._pauses.missing_s)
+            self._wait(name, State.MISSING, _missing(name), self._pauses.missing_s)
             return
-        tag = self._bucket.open(stored).tag
-        if self._refused.get(build) == tag:
-            self._retry_at[build] = monotonic() + self._pauses.refused_s
+        tag = stored.tag
+        if self._refused.get(name) == tag:
+            self._retry_at[name] = monotonic() + self._pauses.refused_s
             return
-        target = self._folder.target(build, stored.sha256)
+        target = self._folder.target(name, stored.sha256)
         if stored.size_bytes > self._folder.budget_bytes:
             detail = f"{stored.size_bytes} bytes, the budget is {self._folder.budget_bytes}"
-            self._refuse(build, State.TOO_LARGE, RefusalReason.TOO_LARGE, detail, tag)
+            self._refuse(name, State.TOO_LARGE, RefusalReason.TOO_LARGE, detail, tag)
             return
         self._folder.make_room(target, stored.size_bytes)
-        self._fetch(stored, target, tag)
+        self._fetch(name, stored, target)
 
-    def _fetch(self, stored: StoredInstaller, target: Path, tag: str) -> None:
-        build = stored.build
-        self._set(build, Waiting(State.ARRIVING))
+    def _find(self, name: CacheKey) -> BucketFile | None:
+        """Return the file in its bucket, None if it has none."""
+        if isinstance(name, ImageKey):
+            return self._find_image[name]()
+        stored = self._bucket.find(name)
+        return None if stored is None else self._bucket.open(stored)
+
+    def _fetch(self, name: CacheKey, stored: BucketFile, target: Path) -> None:
+        self._set(name, Waiting(State.ARRIVING))
         unchecked = 0
 
         def on_bytes(size: int) -> None:
             nonlocal unchecked
             self._end_if_stopped()
             self._metrics.count_fetched(size)
-            if build in self._backoffs:
-                self._backoffs[build].reset()
+            if name in self._backoffs:
+                self._backoffs[name].reset()
             unchecked += size
             if unchecked >= _CHECK_ROOM_EVERY:
                 unchecked = 0
-                self._report_progress(stored, target)
+                self._report_progress(name, stored, target)
                 if shortage := self._folder.shortage():
                     raise NoRoomError(shortage)
 
         try:
-            partial = continue_transfer(self._bucket.open(stored), target, on_bytes)
+            partial = continue_transfer(stored, target, on_bytes)
         except ChangedError:
             discard(target)
             raise
-        self._set(build, Waiting(State.VERIFYING))
+        self._set(name, Waiting(State.VERIFYING))
         found = sha256_of(partial, self._end_if_stopped)
         if found != stored.sha256:
             discard(target)
             detail = f"its bytes have SHA-256 {found}, its metadata states {stored.sha256}"
-            self._refuse(build, State.CORRUPT, RefusalReason.CORRUPT, detail, tag)
+            self._refuse(name, State.CORRUPT, RefusalReason.CORRUPT, detail, stored.tag)
             return
-        file = CachedFile(finish(target), build, stored.sha256)
+        file = CachedFile(finish(target), name, stored.sha256)
         self._accept(file)
-        self._log.info("installer fetched", **{key.KEY: str(build), key.PATH: str(file.path)})
+        self._log.info("installer fetched", **{key.KEY: str(name), key.PATH: str(file.path)})
 
     def _verify(self, file: CachedFile) -> bool:
         """Compare a complete file with its name; a damaged one is deleted."""
-        self._set(file.build, Waiting(State.VERIFYING))
+        self._set(file.key, Waiting(State.VERIFYING))
         if sha256_of(file.path, self._end_if_stopped) == file.sha256:
             self._accept(file)
             return True
         self._folder.delete(file)
         self._metrics.count_refusal(RefusalReason.CORRUPT)
         self._log.error(
-            "installer in the cache is damaged: fetched again", **{key.KEY: str(file.build)}
+            "installer in the cache is damaged: fetched again", **{key.KEY: str(file.key)}
         )
         return False
 
     def _accept(self, file: CachedFile) -> None:
         with self._lock:
-            self._verified[file.build] = _Verified(file, _mark(file.path))
+            self._verified[file.key] = _Verified(file, _mark(file.path))
             self._index.touch(file.path.name)
-            self._states.pop(file.build, None)
-        self._retry_at.pop(file.build, None)
-        self._refused.pop(file.build, None)
+            self._states.pop(file.key, None)
+        self._retry_at.pop(file.key, None)
+        self._refused.pop(file.key, None)
 
     def _refuse(
-        self, build: Build, state: State, reason: RefusalReason, detail: str, tag: str
+        self, name: CacheKey, state: State, reason: RefusalReason, detail: str, tag: str
     ) -> None:
         self._metrics.count_refusal(reason)
-        self._refused[build] = tag
-        self._wait(build, state, detail, self._pauses.refused_s)
+        self._refused[name] = tag
+        self._wait(name, state, detail, self._pauses.refused_s)
 
-    def _wait(self, build: Build, state: State, detail: str, pause_s: float) -> None:
-        self._retry_at[build] = monotonic() + pause_s
-        if self._states.get(build, Waiting(State.QUEUED)).state is not state:
+    def _wait(self, name: CacheKey, state: State, detail: str, pause_s: float) -> None:
+        self._retry_at[name] = monotonic() + pause_s
+        if self._states.get(name, Waiting(State.QUEUED)).state is not state:
             self._log.warning(
                 "installer is not at the site",
-                **{key.KEY: str(build), key.REASON: state.value, key.DETAIL: detail},
+                **{key.KEY: str(name), key.REASON: state.value, key.DETAIL: detail},
             )
-        self._set(build, Waiting(state, detail))
+        self._set(name, Waiting(state, detail))
 
-    def _report_progress(self, stored: StoredInstaller, target: Path) -> None:
+    def _report_progress(self, name: CacheKey, stored: BucketFile, target: Path) -> None:
         percent = 100 * self._folder.fetched_bytes(target) // max(stored.size_bytes, 1)
-        self._set(
-            stored.build, Waiting(State.ARRIVING, f"{percent} % of {stored.size_bytes} bytes")
-        )
+        self._set(name, Waiting(State.ARRIVING, f"{percent} % of {stored.size_bytes} bytes"))
 
-    def _set(self, build: Build, waiting: Waiting) -> None:
+    def _set(self, name: CacheKey, waiting: Waiting) -> None:
         with self._lock:
-            self._states[build] = waiting
+            self._states[name] = waiting
 
     def _end_if_stopped(self, _: int = 0) -> None:
         if self._stop.is_set():
@@ -373,18 +394,24 @@ class SiteCache:
         with self._lock:
             return self._index.order_of_use()
 
-    def _give_up(self, build: Build, file: CachedFile | None) -> bool:
-        """Return True if no open job needs the build; then its file is handed out no more."""
+    def _give_up(self, name: CacheKey, file: CachedFile | None) -> bool:
+        """Return True if no open job needs the file; then its file is handed out no more."""
         with self._lock:
-            if any(need.build == build for need in self._index.needs(self._now())):
+            if any(need.key == name for need in self._index.needs(self._now())):
                 return False
             if file is not None:
-                self._verified.pop(build, None)
+                self._verified.pop(name, None)
                 self._index.forget(file.path.name)
         if file is not None:
             self._metrics.count_eviction()
-            self._log.info("installer evicted", **{key.KEY: str(build)})
+            self._log.info("installer evicted", **{key.KEY: str(name)})
         return True
+
+
+def _missing(name: CacheKey) -> str:
+    if isinstance(name, ImageKey):
+        return "the bucket has no file of this image"
+    return f"the bucket has no installer of {name}: run drydock installers sync"
 
 
 def _mark(path: Path) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """The files of a site cache, within a budget of bytes and a reserve of the volume.
 
-A complete file is `<build>.<SHA-256>.pkg`, an unfinished one has `.partial` behind it. Files that
+A complete file is `<key>.<SHA-256>.pkg`, an unfinished one has `.partial` behind it. Files that
 an open job needs are never deleted to make room. Of the others, unfinished files go first, then the
 complete ones that were not used for the longest time.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agents.installers.cache_key import CacheKey, parse_key
 from agents.installers.transfer import discard, partial_bytes
 from runtime.free_space import SpaceReserve
-from schemas.macos import Build, parse_build
 
-_NAME: Final = re.compile(r"([0-9A-Za-z]+)\.([0-9a-f]{64})\.pkg", re.ASCII)
+_NAME: Final = re.compile(r"([0-9A-Za-z-]+)\.([0-9a-f]{64})\.pkg", re.ASCII)
 _PARTIAL: Final = ".partial"
 
 
@@ -32,7 +32,7 @@ class CachedFile:
     """A complete file. Its SHA-256 is that of its name, once it was compared."""
 
     path: Path
-    build: Build
+    key: CacheKey
     sha256: str
 
     def size_bytes(self) -> int:
@@ -46,8 +46,8 @@ class CachedFile:
 class CacheFolder:
     """The files of one folder. `order_of_use` has a number for each name, lower for older use.
 
-    `give_up` is asked before a build's complete file, or its unfinished one (None), is deleted to
-    make room. It returns False if an open job needs the build.
+    `give_up` is asked before the complete file of a key, or its unfinished one (None), is deleted
+    to make room. It returns False if an open job needs it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CacheFolder:
         reserve: SpaceReserve,
         budget_bytes: int,
         order_of_use: Callable[[], Mapping[str, int]],
-        give_up: Callable[[Build, CachedFile | None], bool],
+        give_up: Callable[[CacheKey, CachedFile | None], bool],
     ) -> None:
         self.folder = reserve.folder
         self.budget_bytes = budget_bytes
@@ -63,9 +63,9 @@ class CacheFolder:
         self._order_of_use = order_of_use
         self._give_up = give_up
 
-    def target(self, build: Build, sha256: str) -> Path:
+    def target(self, key: CacheKey, sha256: str) -> Path:
         """Return the path of a complete file."""
-        return self.folder / f"{build}.{sha256}.pkg"
+        return self.folder / f"{key}.{sha256}.pkg"
 
     def complete(self) -> tuple[CachedFile, ...]:
         """Return the complete files, those not used for the longest time first."""
@@ -74,9 +74,9 @@ class CacheFolder:
         files = [one for one in found if one is not None]
         return tuple(sorted(files, key=lambda one: (order.get(one.path.name, 0), one.path.name)))
 
-    def find(self, build: Build) -> CachedFile | None:
-        """Return the complete file of a build, the one used last if there are two."""
-        return next((one for one in reversed(self.complete()) if one.build == build), None)
+    def find(self, key: CacheKey) -> CachedFile | None:
+        """Return the complete file of a key, the one used last if there are two."""
+        return next((one for one in reversed(self.complete()) if one.key == key), None)
 
     def used_bytes(self) -> int:
         """Return the size of all complete and unfinished files."""
@@ -98,8 +98,8 @@ class CacheFolder:
                 f"{target.name} has {size_bytes} bytes, the budget is {self.budget_bytes}"
             )
         for other in self._unfinished():
-            build = _build_of(other)
-            if other != target and (build is None or self._give_up(build, None)):
+            key = _key_of(other)
+            if other != target and (key is None or self._give_up(key, None)):
                 discard(other)
         evictable = [one for one in self.complete() if one.path != target]
         while True:
@@ -111,7 +111,7 @@ class CacheFolder:
             if not evictable:
                 break
             file = evictable.pop(0)
-            if self._give_up(file.build, file):
+            if self._give_up(file.key, file):
                 self.delete(file)
         if not has_budget:
             raise BudgetFullError(
@@ -137,12 +137,12 @@ class CacheFolder:
 
     def _file(self, path: Path) -> CachedFile | None:
         match = _NAME.fullmatch(path.name)
-        build = _build_of(path)
-        return None if match is None or build is None else CachedFile(path, build, match[2])
+        key = _key_of(path)
+        return None if match is None or key is None else CachedFile(path, key, match[2])
 
 
-def _build_of(path: Path) -> Build | None:
+def _key_of(path: Path) -> CacheKey | None:
     try:
-        return parse_build(path.name.partition(".")[0])
+        return parse_key(path.name.partition(".")[0])
     except ValueError:
         return None

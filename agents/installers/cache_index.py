@@ -1,4 +1,4 @@
-"""The site cache's own records: files that are complete, and the jobs that need a build.
+"""The site cache's own records: files that are complete, and the jobs that need a file.
 
 The file system has the bytes; these records have what it cannot tell. A record that is lost costs a
 download, never a wrong file: the SHA-256 is in the name of each file and is compared.
@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
+from agents.installers.cache_key import CacheKey, parse_key
 from runtime import sqlite
-from schemas.macos import Build, parse_build
 
 FILE: Final = "cache.sqlite"
 _SCHEMA: Final = sqlite.Schema(
@@ -28,10 +28,10 @@ _SCHEMA: Final = sqlite.Schema(
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """An open job needs the installer of a build, until a time in microseconds since 1970."""
+    """An open job needs the file of a key, until a time in microseconds since 1970."""
 
     job_id: str
-    build: Build
+    key: CacheKey
     until_us: int
 
 
@@ -59,23 +59,23 @@ class CacheIndex:
         """Close the file and unlock the folder."""
         self._db.close()
 
-    def need(self, job_id: str, build: Build, until: datetime) -> bool:
-        """Record that a job needs a build until a time. Return True if that is new."""
+    def need(self, job_id: str, key: CacheKey, until: datetime) -> bool:
+        """Record that a job needs a file until a time. Return True if that is new."""
         until_us = _microseconds(until)
         with closing(
             self._db.execute("SELECT build, until_us FROM need WHERE job_id = ?", (job_id,))
         ) as rows:
             known = rows.fetchone()
-        if known == (str(build), until_us):
+        if known == (str(key), until_us):
             return False
         with self._db.transaction("need"):
             self._db.execute(
                 "INSERT INTO need VALUES (?, ?, ?, (SELECT coalesce(max(since), 0) + 1 FROM need))"
                 " ON CONFLICT (job_id) DO UPDATE SET build = excluded.build,"
                 " until_us = excluded.until_us",
-                (job_id, str(build), until_us),
+                (job_id, str(key), until_us),
             )
-        return known is None or known[0] != str(build)
+        return known is None or known[0] != str(key)
 
     def needs(self, now: datetime) -> tuple[Need, ...]:
         """Return the needs that have not ended, in the order in which they came."""
@@ -85,7 +85,7 @@ class CacheIndex:
                 (_microseconds(now),),
             )
         ) as rows:
-            return tuple(Need(job, parse_build(build), until) for job, build, until in rows)
+            return tuple(Need(job, parse_key(build), until) for job, build, until in rows)
 
     def prune(self, now: datetime) -> None:
         """Delete the needs that have ended."""

@@ -1,6 +1,6 @@
-"""Links by which a Mac fetches the installer of its job from the site cache.
+"""Links by which a Mac fetches the file of its job from the site cache.
 
-A link is valid for one job and one build, until a time: `/installers/<build>/<job>/<until>/<tag>/`
+A link is valid for one job and one file, until a time: `/installers/<key>/<job>/<until>/<tag>/`
 and the name of the file. The tag is an HMAC-SHA256 over the other parts.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from agents.installers.bucket import FILE_NAME
-from schemas.macos import Build, parse_build
+from agents.installers.cache_key import CacheKey, parse_key
 
 _PREFIX: Final = "installers"
 _KEY_FILE: Final = "links.key"
@@ -23,10 +23,10 @@ _KEY_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The permission of a link: one job, one build, until a time in seconds since 1970."""
+    """The permission of a link: one job, one file, until a time in seconds since 1970."""
 
     job_id: str
-    build: Build
+    key: CacheKey
     until_s: int
 
 
@@ -55,10 +55,10 @@ class LinkSigner:
             path.write_bytes(found)
         return cls(found)
 
-    def path(self, job_id: str, build: Build, until: datetime) -> str:
+    def path(self, job_id: str, key: CacheKey, until: datetime) -> str:
         """Return the path of a link."""
-        link = Link(job_id, build, int(until.timestamp()))
-        parts = (_PREFIX, str(build), quote(job_id, safe=""), str(link.until_s), self._tag(link))
+        link = Link(job_id, key, int(until.timestamp()))
+        parts = (_PREFIX, str(key), quote(job_id, safe=""), str(link.until_s), self._tag(link))
         return "/" + "/".join((*parts, FILE_NAME))
 
     def read(self, path: str, now: datetime) -> Link | None:
@@ -66,11 +66,11 @@ class LinkSigner:
         parts = path.split("/")
         if len(parts) != 7 or parts[0] or parts[1] != _PREFIX or parts[6] != FILE_NAME:
             return None
-        _, _, build, job_id, until, tag, _ = parts
+        _, _, key, job_id, until, tag, _ = parts
         if not (until.isascii() and until.isdecimal() and len(until) <= 12):
             return None
         try:
-            link = Link(unquote(job_id, errors="strict"), parse_build(build), int(until))
+            link = Link(unquote(job_id, errors="strict"), parse_key(key), int(until))
         except ValueError:
             return None
         if not hmac.compare_digest(tag.encode(), self._tag(link).encode()):
@@ -78,5 +78,5 @@ class LinkSigner:
         return link if now.timestamp() < link.until_s else None
 
     def _tag(self, link: Link) -> str:
-        text = f"{link.build}\n{link.until_s}\n{link.job_id}"
+        text = f"{link.key}\n{link.until_s}\n{link.job_id}"
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()

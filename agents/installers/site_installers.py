@@ -6,11 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from agents.installers.cache import SiteCache, State, Waiting
+from agents.installers.cache import FindFile, SiteCache, State, Waiting
+from agents.installers.cache_key import CacheKey, ImageKey
 from agents.installers.content_cache import CacheReport, read_report, serves
 from agents.installers.links import Link, LinkSigner
 from agents.installers.serving import InstallerServer
-from agents.installers.source import Installer, Staging
+from agents.installers.source import Installer, Staging, StoredFile
 from agents.mac import Obstacle
 from runtime.listening import Listen
 from runtime.logs import Log
@@ -83,13 +84,22 @@ class SiteInstallers:
         """
         if job.target is None or job.target.build is None or self.is_served_by_apple():
             return None
-        build, until = job.target.build, job.report_by or job.expires_at
-        found = self._cache.request(build, job.job_id, until)
+        return self._file(job, job.target.build)
+
+    def image(self, job: Job, stored: StoredFile) -> Installer | Staging | Obstacle:
+        """Return an image for `asr`; see InstallerSource."""
+        return self._file(job, ImageKey(stored.sha256), stored.find)
+
+    def _file(
+        self, job: Job, name: CacheKey, find: FindFile | None = None
+    ) -> Installer | Staging | Obstacle:
+        until = job.report_by or job.expires_at
+        found = self._cache.request(name, job.job_id, until, find)
         if isinstance(found, Waiting):
             code = _OBSTACLES.get(found.state)
             detail = f"{found.state}: {found.detail}" if found.detail else found.state.value
             return Staging(detail) if code is None else Obstacle(code, detail)
-        url = self._url + self._signer.path(job.job_id, build, until)
+        url = self._url + self._signer.path(job.job_id, name, until)
         return Installer(url, found.size_bytes(), found.sha256)
 
     def is_served_by_apple(self) -> bool:
@@ -113,5 +123,5 @@ class SiteInstallers:
 
     def _find(self, link: Link) -> tuple[Path, str] | None:
         until = datetime.fromtimestamp(link.until_s, self._now().tzinfo)
-        found = self._cache.request(link.build, link.job_id, until)
+        found = self._cache.request(link.key, link.job_id, until)
         return None if isinstance(found, Waiting) else (found.path, found.sha256)

@@ -4,8 +4,9 @@ A form over SSH asks it before each order of `startosinstall`, and again at each
 installer is there. Without a source the Mac fetches the installer from Apple.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from agents.mac import Obstacle
 from schemas.jobs import Job
@@ -37,6 +38,18 @@ class Staging:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in a bucket that a site cache can fetch.
+
+    `find` returns its present version there, None without one; it may raise the errors of the
+    bucket.
+    """
+
+    sha256: str
+    find: Callable[[], Any]
+
+
 class InstallerSource(Protocol):
     """The installers of one site. Thread-safe; every call is short."""
 
@@ -47,5 +60,12 @@ class InstallerSource(Protocol):
         `report_by`, or `expires_at` without one. An Obstacle ends the job: `installer_unavailable`
         if there is none, `installer_corrupt` if its bytes are not Apple's, `no_disk_space` if the
         site has no room for it. None: the Mac fetches it from Apple, as without a source.
+        """
+        ...
+
+    def image(self, job: Job, stored: StoredFile) -> Installer | Staging | Obstacle | None:
+        """Return the image of the job, as `installer` does. None: the Mac uses the image's own URL.
+
+        Apple's content cache has no images, so they are fetched to the site beside one too.
         """
         ...

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from agents.installers.source import StoredFile
 from agents.mac import Obstacle
 from agents.ssh.mac_facts import parse_apple_silicon, parse_system
 from agents.ssh.report import Report
@@ -23,7 +24,8 @@ class Image:
 
     `models` are globs. `firmware` is that of the Mac from which it was made. `volume` is the name
     of the volume on each Mac that is erased and restored; the Mac must not run from it. `url`,
-    `size_bytes` and `sha256` as for `agents.installers.source.Installer`.
+    `size_bytes` and `sha256` as for `agents.installers.source.Installer`. `stored` is its file in a
+    bucket, from which a site cache fetches it; None without one.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Image:
     url: str
     size_bytes: int
     sha256: str
+    stored: StoredFile | None = None
 
 
 def fitting_image(images: Sequence[Image], job: Job, report: Report) -> Image | Obstacle:

@@ -265,14 +265,21 @@ class SshMacs:
 
     def _fetch_image(
         self, shell: MacShell, report: Report, job: Job, number: int
-    ) -> Fetching | Obstacle:
+    ) -> Staging | Fetching | Obstacle:
         image = fitting_image(self._images(), job, report)
         if isinstance(image, Obstacle):
             return image
+        url = image.url
+        if self._installers is not None and image.stored is not None:
+            match self._installers.image(job, image.stored):
+                case Installer() as found:
+                    url = found.url
+                case Staging() | Obstacle() as other:
+                    return other
         name = f"{job.job_id}.dmg"
         facts = (self._paths.installers, name, str(image.size_bytes), image.sha256)
         argv = script_command("fetch_image.sh", *facts)
-        command = Command(argv, _FETCH_SILENCE_S, secret=image.url)
+        command = Command(argv, _FETCH_SILENCE_S, secret=url)
         shell.begin(preparation_name(job.job_id, FETCH, number), command)
         return Fetching()
 

@@ -14,6 +14,7 @@ from agents.installers.bucket import InstallerBucket
 from agents.installers.cache import State, Waiting
 from agents.installers.cache_folder import CachedFile
 from agents.installers.transfer import durable_path, partial_path
+from schemas.macos import parse_build
 from tests.faults.volumes import small_volume
 from tests.installers.servers import Proxy, S3Server, Toxiproxy, other_way
 from tests.installers.site import put, site
@@ -165,7 +166,8 @@ def test_zeros_of_a_power_failure_are_fetched_again(
     """The file system kept the new size of the file and lost its last bytes."""
     put(bucket, "25G72", CONTENT, SHA256)
     with site(bucket, tmp_path) as one:
-        stored = bucket.find(one.wait("25G72").build)
+        assert one.wait("25G72").key == parse_build("25G72")
+        stored = bucket.find(parse_build("25G72"))
         assert stored is not None
         (target,) = tmp_path.glob("*.pkg")
     tag = bucket.open(stored).tag

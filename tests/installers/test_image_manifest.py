@@ -52,6 +52,9 @@ def test_image_has_the_facts_of_the_manifest_and_a_link_to_its_bytes(
         "Loan",
     )
     assert SECRET_KEY not in image.url
+    assert image.stored is not None
+    file = image.stored.find()
+    assert (file.size_bytes, file.sha256) == (len(DATA), image.sha256)
     # As a Mac continues a fetch that was cut.
     rest = httpx.get(image.url, headers={"Range": "bytes=1000-"}, trust_env=False)
     assert (rest.status_code, rest.content) == (206, DATA[1000:])

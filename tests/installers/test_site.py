@@ -4,7 +4,9 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from prometheus_client import CollectorRegistry
 from agents.config.installers_access import open_installers
 from agents.config.model import InstallersConfig
 from agents.config.servers import ServerConfigError
-from agents.installers.bucket import InstallerBucket
+from agents.installers.bucket import BucketFile, InstallerBucket
 from agents.installers.metrics import InstallerMetrics
 from agents.installers.site_installers import SiteInstallers
-from agents.installers.source import Installer, InstallerSource, Staging
+from agents.installers.source import Installer, InstallerSource, Staging, StoredFile
 from agents.mac import Obstacle
 from agents.ssh.mac import SshMacs
 from schemas.jobs import Action, Job, Method, Target
@@ -192,3 +194,61 @@ def test_macs_over_ssh_have_the_installers_of_their_site(
         installer = found(source, wanted)
         assert isinstance(installer, Installer)
         assert httpx.get(installer.url).content == CONTENT
+
+
+def test_image_goes_through_the_cache_once_for_all_jobs(
+    bucket: InstallerBucket, tmp_path: Path
+) -> None:
+    put(bucket, "25G72", b"an installer of the same build", SHA256)
+    bucket.client.put_object(Bucket=bucket.config.bucket, Key="loan/spring.dmg", Body=CONTENT)
+    finds: list[str] = []
+
+    def find() -> BucketFile | None:
+        finds.append("asked")
+        return bucket.find_file("the image loan", "loan/spring.dmg", SHA256)
+
+    image = StoredFile(SHA256, find)
+    with site(bucket, tmp_path) as one, ThreadPoolExecutor(4) as pool:
+        jobs = [job_for("25G72").model_copy(update={"job_id": f"job-{n}"}) for n in range(4)]
+
+        fetched = partial(fetched_by, one, image=image)
+        assert set(pool.map(fetched, jobs)) == {CONTENT}
+    assert finds == ["asked"]
+    # The next process does not know where the image is before a job asks for it.
+    with site(bucket, tmp_path) as again:
+        assert fetched_by(again, jobs[0], image=image) == CONTENT
+    assert finds == ["asked"]
+
+
+def fetched_by(one: SiteInstallers, wanted: Job, image: StoredFile) -> bytes:
+    deadline = time.monotonic() + 20
+    while isinstance(result := one.image(wanted, image), Staging):
+        assert time.monotonic() < deadline, result
+        time.sleep(0.02)
+    assert isinstance(result, Installer), result
+    return httpx.get(result.url).content
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (None, ErrorCode.INSTALLER_UNAVAILABLE),
+        (b"", ErrorCode.INSTALLER_UNAVAILABLE),
+        (b"other bytes", ErrorCode.INSTALLER_CORRUPT),
+        (CONTENT * 20, ErrorCode.NO_DISK_SPACE),
+    ],
+    ids=["missing", "empty", "corrupt", "larger than the budget"],
+)
+def test_image_that_cannot_be_cached_ends_the_job_with_its_reason(
+    bucket: InstallerBucket, tmp_path: Path, content: bytes | None, code: ErrorCode
+) -> None:
+    if content is not None:
+        bucket.client.put_object(Bucket=bucket.config.bucket, Key="loan.dmg", Body=content)
+    image = StoredFile(SHA256, lambda: bucket.find_file("the image", "loan.dmg", SHA256))
+    with site(bucket, tmp_path) as one:
+        deadline = time.monotonic() + 20
+        while isinstance(result := one.image(job_for(None), image), Staging):
+            assert time.monotonic() < deadline, result
+            time.sleep(0.02)
+        assert isinstance(result, Obstacle)
+        assert result.error_code is code

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.mac import AckKind, InstallState, Observation
+from agents.installers.source import Installer, InstallerSource, Staging, StoredFile
+from agents.mac import AckKind, InstallState, Observation, Obstacle
 from agents.preflight import Limits, Ready, fitness
 from agents.ssh.images import Image
 from agents.ssh.mac import SshMacs
@@ -18,6 +19,8 @@ from tests.ssh.bench import SERIAL, MacBench
 from tests.ssh.test_installs import serving
 
 DATA = b"an image " * 1000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+STORED = StoredFile(SHA256, lambda: None)
 TARGET = Target(version=parse_os_version("12.7.6"), build=parse_build("21H1320"))
 REIMAGE = an_erasing_reimage().model_copy(update={"target": TARGET, "serial": SERIAL})
 LOAN_UNIT = {
@@ -32,7 +35,9 @@ LOAN_UNIT = {
 }
 
 
-def restoring(bench: MacBench, folder: Path, url: str) -> SshMacs:
+def restoring(
+    bench: MacBench, folder: Path, url: str, installers: InstallerSource | None = None
+) -> SshMacs:
     (folder / "loan.dmg").write_bytes(DATA)
     image = Image(
         name="loan",
@@ -43,9 +48,10 @@ def restoring(bench: MacBench, folder: Path, url: str) -> SshMacs:
         volume="Loan",
         url=f"{url}/loan.dmg",
         size_bytes=len(DATA),
-        sha256=hashlib.sha256(DATA).hexdigest(),
+        sha256=SHA256,
+        stored=None if installers is None else STORED,
     )
-    return bench.macs(password=None, images=[image])
+    return bench.macs(password=None, images=[image], installers=installers)
 
 
 def given(macs: SshMacs) -> Observation:
@@ -126,3 +132,22 @@ def test_mac_with_other_firmware_gets_no_order(bench: MacBench, tmp_path: Path) 
         assert macs.act("restore", REIMAGE, 1).kind is not AckKind.ACCEPTED
     assert bench.lines("restores") == []
     assert list(bench.tasks.glob("*")) == []
+
+
+def test_image_of_a_bucket_comes_from_the_cache_of_the_site(
+    bench: MacBench, tmp_path: Path
+) -> None:
+    bench.set(**LOAN_UNIT)
+    with serving(tmp_path / "cache") as site:
+        (tmp_path / "cache" / "cached.dmg").write_bytes(DATA)
+        site.answer = Staging("arriving")
+        macs = restoring(bench, tmp_path, "http://127.0.0.1:9", installers=site)
+        assert macs.look(REIMAGE).busy
+        assert list(bench.tasks.glob("*")) == []
+        site.answer = Installer(f"{site.url}/cached.dmg", len(DATA), SHA256)
+        assert given(macs).boot_at is not None
+        assert len(bench.lines("restores")) == 1
+        assert set(site.images) == {STORED}
+        site.answer = Obstacle(ErrorCode.INSTALLER_CORRUPT, "damaged")
+        again = REIMAGE.model_copy(update={"job_id": "job-2"})
+        assert macs.look(again).obstacle == site.answer

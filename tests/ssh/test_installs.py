@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.installers.source import Installer, Staging
+from agents.installers.source import Installer, Staging, StoredFile
 from agents.mac import AckKind, InstallState, Observation, Obstacle
 from agents.preflight import Limits, Ready, Unfit, fitness
 from agents.ssh.mac import SshMacs
@@ -82,8 +82,13 @@ class Site:
         )
         self.url = url
         self.starts = starts
+        self.images: list[StoredFile] = []
 
     def installer(self, _: Job) -> Installer | Staging | Obstacle:
+        return self.answer
+
+    def image(self, _: Job, stored: StoredFile) -> Installer | Staging | Obstacle:
+        self.images.append(stored)
         return self.answer
 
 

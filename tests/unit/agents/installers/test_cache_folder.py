@@ -12,6 +12,7 @@ from agents.installers.cache_folder import (
     CacheFolder,
     VolumeFullError,
 )
+from agents.installers.cache_key import CacheKey
 from agents.installers.transfer import discard, partial_path
 from runtime.free_space import SpaceReserve
 from schemas.macos import Build, parse_build
@@ -27,11 +28,11 @@ class Cache:
     def __init__(self, folder: Path, budget: int = BUDGET) -> None:
         self.needed: set[Build] = set()
         self.order: dict[str, int] = {}
-        self.evicted: list[Build] = []
+        self.evicted: list[CacheKey] = []
         reserve = SpaceReserve(folder, 0)
         self.folder = CacheFolder(reserve, budget, lambda: self.order, self.give_up)
 
-    def give_up(self, build: Build, file: CachedFile | None) -> bool:
+    def give_up(self, build: CacheKey, file: CachedFile | None) -> bool:
         if build in self.needed:
             return False
         if file is not None:
@@ -50,8 +51,8 @@ class Cache:
         self.folder.make_room(target, size)
         partial_path(target).write_bytes(bytes(min(written, size)))
 
-    def builds(self) -> set[Build]:
-        return {one.build for one in self.folder.complete()}
+    def builds(self) -> set[CacheKey]:
+        return {one.key for one in self.folder.complete()}
 
 
 STEPS = st.lists(
