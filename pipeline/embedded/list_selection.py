@@ -1,9 +1,10 @@
 """Rows of a list that a request selects: by values of columns, by site, by Macs, since a time."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
@@ -84,7 +85,13 @@ def selected_rows(
     except UnknownMacError as error:
         raise SelectionError(str(error)) from None
     late = {column: value for column, value in wanted.items() if column not in listed.values}
-    items = filter(_keeps(listed, wanted, selection, udids), listed.items(reconciler, now, udids))
+    items: Iterable[Item] = filter(
+        _keeps(listed, wanted, selection, udids), listed.items(reconciler, now, udids)
+    )
+    if listed.order is not None and selection.limit is not None and not late:
+        items = nsmallest(selection.limit, items, listed.order)
+    elif listed.order is not None:
+        items = sorted(items, key=listed.order)
     rows = (listed.row(reconciler, item) for item in items)
     selected = (row for row in rows if all(row[name] == value for name, value in late.items()))
     return islice(selected, selection.limit)

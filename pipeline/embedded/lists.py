@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RowList:
-    """A list: its columns, its items in their order, and the row of an item.
+    """A list: its columns, its items in their order or with a key of it, and the row of an item.
 
     `values` are the columns of an item that need no state of its Mac, `begin_us` is the time of its
     begin, in us since 1970, if it has one. `items` gets the UDIDs whose items are needed; none for
@@ -47,6 +47,7 @@ class RowList:
     row: Callable[[Reconciler, Item], Row]
     values: Mapping[str, Callable[[Any], Value]] = field(default_factory=dict)
     begin_us: Callable[[Any], int] | None = None
+    order: Callable[[Item], Any] | None = None
 
 
 def _device_items(reconciler: Reconciler, _: datetime, udids: frozenset[str]) -> Iterator[Item]:
@@ -79,14 +80,17 @@ def _device_row(reconciler: Reconciler, item: Item) -> Row:
     }
 
 
-def _job_items(reconciler: Reconciler, _: datetime, udids: frozenset[str]) -> list[Item]:
-    """Return the known jobs, the newest first."""
+def _job_items(reconciler: Reconciler, _: datetime, udids: frozenset[str]) -> Iterator[Item]:
+    """Yield the known jobs, in any order."""
     histories = reconciler.fleet.job_histories
-    items = [
-        Item(udid, entry) for udid in (udids or histories) for entry in histories.get(udid, ())
-    ]
-    items.sort(key=lambda one: (-one.about.issued_us, one.about.job_id))
-    return items
+    for udid in udids or histories:
+        for entry in histories.get(udid, ()):
+            yield Item(udid, entry)
+
+
+def _newest_first(item: Item) -> tuple[int, str]:
+    entry: JobEntry = item.about
+    return -entry.issued_us, entry.job_id
 
 
 def _job_row(reconciler: Reconciler, item: Item) -> Row:
@@ -225,6 +229,7 @@ JOBS: Final = RowList(
         "error": _error,
     },
     lambda entry: entry.issued_us,
+    _newest_first,
 )
 APPROVALS: Final = RowList(
     ("state", "udid", "serial", "hostname", "site", "job_id", "by", "why", "expires_at"),

@@ -1,14 +1,15 @@
 """Search of a fleet for a Mac, by the names that people use."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from itertools import islice
 from typing import Final
 
 from pipeline.state.fleet import Fleet
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 
 # Comparing a name with 100,000 others takes seconds: at most so many are compared.
-_MANY: Final = 2000
+_MANY: Final = 1000
 _PART: Final = 3
 _NAMES: Final = "UDID, serial number, enrollment id or host name"
 
@@ -65,30 +66,30 @@ def hint_for_writing(fleet: Fleet, name: str) -> str:
 
 def near_names(fleet: Fleet, name: str) -> str:
     """Return `; did you mean ...?` with UDIDs, serial numbers or host names; empty without one."""
-    known: dict[str, str] = {}
-    for key, record in fleet.devices.items():
-        if not fleet.is_forgotten(key):
-            udid = None if key.startswith(SERIAL_SUBJECT_PREFIX) else key
-            for one in (udid, record.serial, record.hostname):
-                if one:
-                    known[one.casefold()] = one
-    return suggestion(name.strip().casefold(), known, known.values())
+    known = {
+        one.casefold(): one
+        for key, record in fleet.devices.items()
+        if not fleet.is_forgotten(key)
+        for one in (key.removeprefix(SERIAL_SUBJECT_PREFIX), record.serial, record.hostname)
+        if one is not None
+    }
+    return _suggestion(name.strip().casefold(), known)
 
 
-def suggestion(text: str, known: Collection[str], shown: Iterable[str] | None = None) -> str:
-    """Return `; did you mean ...?` with up to three similar names; empty without one.
-
-    `shown` are the names to print for those of `known`, in their order.
-    """
-    names = dict(zip(known, known if shown is None else shown, strict=True))
-    compared = _alike(text, names)
-    near = get_close_matches(text, compared, n=3, cutoff=0.7)
-    return f"; did you mean {' or '.join(names[one] for one in near)}?" if near else ""
+def suggestion(text: str, known: Iterable[str]) -> str:
+    """Return `; did you mean ...?` with up to three similar names; empty without one."""
+    return _suggestion(text, {one: one for one in known})
 
 
-def _alike(text: str, names: Collection[str]) -> list[str]:
+def _suggestion(text: str, shown: Mapping[str, str]) -> str:
+    """Return `suggestion` for these names, each with its text to print."""
+    near = get_close_matches(text, _alike(text, shown), n=3, cutoff=0.7)
+    return f"; did you mean {' or '.join(shown[one] for one in near)}?" if near else ""
+
+
+def _alike(text: str, names: Collection[str]) -> Collection[str]:
     """Return the names; of many only those that share the longest begin or end with the text."""
-    size, found = _PART - 1, list(names)
+    size, found = _PART - 1, names
     while len(found) > _MANY and size < len(text):
         size += 1
         begin, end = text[:size], text[-size:]
@@ -96,4 +97,4 @@ def _alike(text: str, names: Collection[str]) -> list[str]:
         if not longer and size > _PART:
             break
         found = longer
-    return found[:_MANY]
+    return list(islice(found, _MANY))
