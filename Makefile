@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS, SEED_ARGS, OBSERVE_ARGS, HOSTILE_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka demo-mdm e2e e2e-mdm e2e-ssh test-installers pilot fmt lint type test test-unit test-security test-kafka test-faults test-properties bench bench-core bench-ratio bench-embedded bench-query bench-document bench-outage bench-hostile mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka demo-mdm e2e e2e-mdm e2e-ssh test-installers pilot fmt lint type test test-unit test-security test-kafka test-faults test-properties bench bench-core bench-ratio bench-embedded bench-query bench-document bench-outage bench-hostile replay-day mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short observe faults fault-seeds coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -147,6 +147,11 @@ bench-outage: ## stop Kafka under webhooks and count them (OUTAGE_ARGS="--second
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -m tests.bench.outage $(OUTAGE_ARGS)
+
+replay-day: ## replay a day of 1,000 simulated Macs from Kafka, and try another deadline
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -W ignore -m tests.kafka.recorded_day $(REPLAY_ARGS)
 
 chaos: ## kill and tamper with a fleet on Kafka, then check it (20 minutes; CHAOS_ARGS)
 	@tools/environment dev

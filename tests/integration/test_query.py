@@ -25,6 +25,7 @@ from tests.chaos.programs import STAMPS_ENV
 from tests.kafka.broker_fixtures import start_cluster
 from tests.kafka.brokers import ROOT
 from tests.kafka.recorded import MACS, TOKEN, RecordedFleet, record_fleet
+from tests.kafka.replay_checks import macs_of_a_longer_deadline, replay_lines, verified
 from tests.transcripts import failures
 from tests.waiting import wait_until
 
@@ -93,21 +94,14 @@ def test_view_shows_the_fleet_and_leaves_no_trace(fleet: RecordedFleet, tmp_path
 # --- drydock replay --kafka ---
 
 
-def replayed(fleet: RecordedFleet, *options: str) -> Any:
-    return RUN.invoke(app, ["replay", "--kafka", *fleet.options, *options])
-
-
 def test_recorded_decisions_verify_from_the_topics(fleet: RecordedFleet) -> None:
-    verified = replayed(fleet, "--verify", "--json")
-    assert verified.exit_code == 0, verified.stderr
-    report = json.loads(verified.stdout)
-    assert report["difference"] is None
+    report = verified(fleet)
     assert report["decisions"] == fleet.run.figures["topics"]["drydock.decisions.v1"]
     assert report["jobs"] == len(fleet.run.outcome.jobs)
 
 
 def test_site_and_mac_are_selected(fleet: RecordedFleet) -> None:
-    listed = [json.loads(line) for line in replayed(fleet, "--json").stdout.splitlines()]
+    listed = replay_lines(fleet)
     assert len(listed) == fleet.run.figures["topics"]["drydock.decisions.v1"]
     of_tokyo = [one for one in listed if one["site"] == "tokyo"]
     serial = of_tokyo[0]["serial"]
@@ -115,29 +109,14 @@ def test_site_and_mac_are_selected(fleet: RecordedFleet) -> None:
         (("--site", "tokyo"), of_tokyo),
         (("--serial", serial), [one for one in listed if one["serial"] == serial]),
     ):
-        found = replayed(fleet, "--json", *options)
-        assert [json.loads(line) for line in found.stdout.splitlines()] == wanted
-        assert json.loads(replayed(fleet, "--verify", "--json", *options).stdout)[
-            "decisions"
-        ] == len(wanted)
+        assert replay_lines(fleet, *options) == wanted
+        assert verified(fleet, *options)["decisions"] == len(wanted)
 
 
 def test_another_deadline_changes_the_macs_that_it_concerns(
     fleet: RecordedFleet, tmp_path: Path
 ) -> None:
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(policy_text().replace("exploited: 3d", "exploited: 4d"))
-    assert policy.read_text() != policy_text()
-    listed = [json.loads(line) for line in replayed(fleet, "--json").stdout.splitlines()]
-    concerned = {one["udid"] for one in listed if one["severity"] == "exploited"}
-    found = replayed(fleet, "--policy", str(policy), "--json")
-    *changes, summary = [json.loads(line) for line in found.stdout.splitlines()]
-    assert 0 < len(concerned) < MACS
-    assert set(summary["by_mac"]) == concerned
-    assert all(change["then"]["deadline_at"] < change["under"]["deadline_at"] for change in changes)
-    policy.write_text(policy_text())
-    unchanged = replayed(fleet, "--policy", str(policy), "--json")
-    assert json.loads(unchanged.stdout.splitlines()[-1])["changes"] == 0
+    assert 0 < len(macs_of_a_longer_deadline(fleet, tmp_path)) < MACS
 
 
 def test_each_question_of_on_call_is_answered_from_a_fleet(

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -56,8 +56,10 @@ def few_macs() -> Scenario:
     return Scenario(specs, {spec.udid: whole.parts[spec.udid] for spec in specs}, whole.releases)
 
 
-def record_fleet(folder: Path, broker: KafkaCluster) -> RecordedFleet:
-    """Run a small fleet on the broker, which has no topics of Drydock yet."""
-    run = FleetRun(folder, broker.bootstrap, few_macs(), SEED, STEP, UNTIL)
+def record_fleet(
+    folder: Path, broker: KafkaCluster, scenario: Scenario | None = None, until: datetime = UNTIL
+) -> RecordedFleet:
+    """Run a fleet, by default of few Macs, on the broker, which has no topics of Drydock yet."""
+    run = FleetRun(folder, broker.bootstrap, scenario or few_macs(), SEED, STEP, until)
     deque(run.moments(), maxlen=0)
     return RecordedFleet(run, broker)
