@@ -63,6 +63,7 @@ def state_of(reconciler: Reconciler) -> dict[str, Any]:
         "last decisions": dict(reconciler.last_decisions),
         "open jobs": dict(+reconciler.open_jobs),
         "site jobs": dict(+reconciler.capacity.site_jobs),
+        "withheld jobs": dict(+reconciler.capacity.withheld),
         "exposed": dict(+reconciler.exposed),
         "policy": reconciler.policy_digest,
     }

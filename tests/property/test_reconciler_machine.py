@@ -210,6 +210,7 @@ class FleetMachine(RuleBasedStateMachine):
         other.recount_jobs()
         assert counted == {key: n for key, n in other.open_jobs.items() if n}
         assert expected == {key: n for key, n in other.capacity.site_jobs.items() if n}
+        assert +self.reconciler.capacity.withheld == +other.capacity.withheld
         for udid, history in self.reconciler.fleet.job_histories.items():
             assert self.reconciler.capacity.open_job_of(udid) == open_job(history)
 
