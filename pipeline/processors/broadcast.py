@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pipeline.decide.admission import reject_reason
-from pipeline.state.fleet import NO_CHANGE, Change, Fleet
+from pipeline.state.change import NO_CHANGE, Change
+from pipeline.state.fleet import Fleet
 from pipeline.trust.stamps import Stamps
 from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.envelope import (

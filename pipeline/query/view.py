@@ -38,8 +38,8 @@ from pipeline.query.time_merge import Partition, TopicRecord
 from pipeline.reconcile.changes import Changes
 from pipeline.reconcile.folding import broadcast_part
 from pipeline.reconcile.last_decision import last_of
+from pipeline.state.change import NO_CHANGE
 from pipeline.state.device import Device, from_us
-from pipeline.state.fleet import NO_CHANGE
 from pipeline.state.jobs import JobEntry
 from pipeline.trust.stamps import Stamps
 from runtime.trusted_keys import KeyRing

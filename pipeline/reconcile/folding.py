@@ -10,8 +10,9 @@ from pipeline.reconcile.last_decision import LastDecisions
 from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.site_capacity import SiteCapacity
 from pipeline.reconcile.site_sizes import SiteSizes
+from pipeline.state.change import NO_CHANGE, Change
 from pipeline.state.device import FIRST_TELEMETRY, Device, from_us
-from pipeline.state.fleet import NO_CHANGE, Broadcast, Change, Fleet
+from pipeline.state.fleet import Broadcast, Fleet
 from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.envelope import (
     AdvisoryEvent,

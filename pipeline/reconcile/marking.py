@@ -9,8 +9,9 @@ from pipeline.reconcile.decision_queue import DecisionQueue
 from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.policy_in_force import PolicyInForce
 from pipeline.reconcile.site_capacity import SiteCapacity
+from pipeline.state.change import Change
 from pipeline.state.device import Device, to_us
-from pipeline.state.fleet import Change, Fleet
+from pipeline.state.fleet import Fleet
 from pipeline.state.job_ends import infer_end
 
 

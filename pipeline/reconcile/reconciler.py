@@ -41,8 +41,9 @@ from pipeline.reconcile.new_macs import NewMacs
 from pipeline.reconcile.policy_in_force import PolicyInForce
 from pipeline.reconcile.site_capacity import SiteCapacity
 from pipeline.reconcile.site_sizes import SiteSizes
+from pipeline.state.change import Change, merge_changes
 from pipeline.state.device import from_us, to_us
-from pipeline.state.fleet import Change, Fleet, merge_changes
+from pipeline.state.fleet import Fleet
 from pipeline.trust.identity import identity_problem
 from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.decisions import Decision, DecisionRecord

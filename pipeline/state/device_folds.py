@@ -5,7 +5,7 @@ twice or in any order give the same state. A report changes only the fields that
 each kind of check-in, and of the last contact of each source, is the maximum of its times.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
@@ -33,6 +33,16 @@ from pipeline.state.device import (
     Device,
 )
 from pipeline.state.earlier_values import add_earlier
+from schemas.envelope import (
+    AuthenticatedEvent,
+    BootstrapTokenEvent,
+    CheckedOutEvent,
+    CloudEvent,
+    CommandReportedEvent,
+    DdmStatusEvent,
+    InventoryEvent,
+    TokenUpdatedEvent,
+)
 from schemas.events.checkin import (
     BootstrapTokenSet,
     DdmStatusReported,
@@ -262,3 +272,15 @@ def merge(device: Device, other: Device) -> Device:
         for value, us in other.values[kept_at] or ():
             device = merge_fields(device, [(at, value)], us, 0)
     return Device(device.udid, device.values, device.timestamps, days)
+
+
+# The change that an event of each type makes; the last argument is the event's time in us.
+FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] = {
+    InventoryEvent: apply_inventory,
+    AuthenticatedEvent: apply_authenticated,
+    TokenUpdatedEvent: apply_token_updated,
+    CheckedOutEvent: apply_checked_out,
+    CommandReportedEvent: apply_command_reported,
+    BootstrapTokenEvent: apply_bootstrap_token,
+    DdmStatusEvent: apply_ddm_status,
+}

@@ -7,21 +7,21 @@ A Mac can have several records: under its UDID, its enrollment id, and `serial:`
 number. The record under the UDID is canonical; `merged_device` joins the others to it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
+from pipeline.state.change import NO_CHANGE, Change, changed_lines
 from pipeline.state.compact.duplicates import (
     apply_duplicate,
     forget_report,
     remember_newest_report,
     remember_report,
 )
+from pipeline.state.controls import ControlEvent, Controls, approved
 from pipeline.state.device import BESIDE_NAMES, FIRST_TELEMETRY, INDEX, Device, to_us
-from pipeline.state.device_folds import merge
+from pipeline.state.device_folds import FOLDS, merge
 from pipeline.state.identities import Identities, aliases
 from pipeline.state.identity import Identity
 from pipeline.state.jobs import JobHistory, add_job, add_result, reset_attempts, supersede_job
@@ -36,30 +36,19 @@ from schemas.envelope import (
     ApprovalDeniedEvent,
     ApprovalGrantedEvent,
     AttemptsResetEvent,
-    AuthenticatedEvent,
-    BootstrapTokenEvent,
-    CheckedOutEvent,
-    CloudEvent,
-    CommandReportedEvent,
-    DdmStatusEvent,
     DeviceEvent,
     Event,
-    HaltClearedEvent,
-    HaltSetEvent,
     IdentitySettledEvent,
     InventoryEvent,
     JobEvent,
     JobIssuedEvent,
     JobSupersededEvent,
-    PolicyChangedEvent,
     StrikeClearedEvent,
     StrikeSetEvent,
-    TokenUpdatedEvent,
     is_job_event,
 )
 from schemas.events.control import (
     ApprovalGranted,
-    AttemptsReset,
     HaltScope,
     HaltSet,
     IdentitySettled,
@@ -70,15 +59,6 @@ from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import OSVersion
 from schemas.routing import device_key
 
-_FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] = {
-    InventoryEvent: fold.apply_inventory,
-    AuthenticatedEvent: fold.apply_authenticated,
-    TokenUpdatedEvent: fold.apply_token_updated,
-    CheckedOutEvent: fold.apply_checked_out,
-    CommandReportedEvent: fold.apply_command_reported,
-    BootstrapTokenEvent: fold.apply_bootstrap_token,
-    DdmStatusEvent: fold.apply_ddm_status,
-}
 _OS_VERSION: Final = INDEX["os_version"]
 _LOAN_RETURNED: Final = INDEX["loan_returned_at"]
 _ADVISORIES: Final = (
@@ -90,50 +70,11 @@ _ADVISORIES: Final = (
 )
 
 
-class Change(NamedTuple):
-    """The records that an event changed, and the Macs whose decisions it can change.
-
-    - `udids`: keys of changed records: Macs, and records that now belong to another Mac
-    - `is_material`: more than telemetry of `udids` may have changed: a field, a check-in, a job or
-      an approval
-    - `is_rename_only`: only the host name changed
-    - `lines`: each line whose advisories changed, with the newest version that they can concern
-      (None: any version)
-    - `affects_all`: the decision of every Mac may have changed
-    """
-
-    udids: tuple[str, ...] = ()
-    is_material: bool = False
-    is_rename_only: bool = False
-    lines: Mapping[str, OSVersion | None] = MappingProxyType({})
-    affects_all: bool = False
-
-
-NO_CHANGE: Final = Change()
-
-
-def merge_changes(changes: Iterable[Change]) -> Change:
-    """Return one change of the broadcast state that affects the Macs that any of these affects."""
-    udids: dict[str, None] = {}
-    lines: dict[str, OSVersion | None] = {}
-    affects_all = False
-    for change in changes:
-        udids |= dict.fromkeys(change.udids)
-        affects_all = affects_all or change.affects_all
-        for line, upto in change.lines.items():
-            known = lines.get(line, upto)
-            lines[line] = None if known is None or upto is None else max(known, upto)
-    return Change(tuple(udids), lines=lines, affects_all=affects_all)
-
-
 class Broadcast(NamedTuple):
-    """Catalogue, halts, approvals, policy, resets and settled identities, each with its time."""
+    """Catalogue, controls and settled identities: the state that concerns all Macs."""
 
     advisories: Advisories
-    halts: dict[str, tuple[int, HaltSet | None]]
-    approvals: dict[str, tuple[int, ApprovalGranted | None]]
-    policy: tuple[int, PolicyChanged] | None
-    resets: dict[str, tuple[int, AttemptsReset]]
+    controls: Controls
     settlements: dict[str, tuple[int, IdentitySettled]]
 
 
@@ -144,12 +85,7 @@ class Fleet:
         self.advisories = advisories or Advisories()
         self.devices: dict[str, Device] = {}
         self.job_histories: dict[str, JobHistory] = {}
-        self._halts: dict[str, tuple[int, HaltSet | None]] = {}
-        self._active_halts: tuple[HaltSet, ...] = ()
-        self._approvals: dict[str, tuple[int, ApprovalGranted | None]] = {}
-        self._approved_jobs: dict[str, dict[str, None]] = {}
-        self._policy: tuple[int, PolicyChanged] | None = None
-        self._resets: dict[str, tuple[int, AttemptsReset]] = {}
+        self._controls = Controls()
         # The inner dicts are sets in order of insertion, so that every run iterates alike.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
         self._loan_units: dict[str, None] = {}
@@ -166,7 +102,7 @@ class Fleet:
         Events applied twice, or in any order, give the same state, except that a result or
         withdrawal changes nothing before its job was issued.
         """
-        apply = _FOLDS.get(type(event))
+        apply = FOLDS.get(type(event))
         if apply is not None:
             return self._apply_device(event, apply)  # type: ignore[arg-type]
         if is_job_event(event):
@@ -302,15 +238,7 @@ class Fleet:
 
     def _apply_control(
         self,
-        event: PolicyChangedEvent
-        | HaltSetEvent
-        | HaltClearedEvent
-        | ApprovalGrantedEvent
-        | ApprovalDeniedEvent
-        | AttemptsResetEvent
-        | IdentitySettledEvent
-        | StrikeSetEvent
-        | StrikeClearedEvent,
+        event: ControlEvent | IdentitySettledEvent | StrikeSetEvent | StrikeClearedEvent,
     ) -> Change:
         us = to_us(event.time)
         if isinstance(event, StrikeSetEvent | StrikeClearedEvent):
@@ -319,39 +247,17 @@ class Fleet:
             return NO_CHANGE if self.advisories is before else self.advisory_change(before)
         if isinstance(event, IdentitySettledEvent):
             return self._apply_settlement(event.data, us)
-        if isinstance(event, AttemptsResetEvent):
-            return self._apply_reset(event.data, us)
-        if isinstance(event, PolicyChangedEvent):
-            newest = (us, event.data)
-            if self._policy is not None and _policy_order(newest) <= _policy_order(self._policy):
-                return NO_CHANGE
-            self._policy = newest
-            return Change(affects_all=True)
-        if isinstance(event, HaltSetEvent | HaltClearedEvent):
-            halt = event.data if isinstance(event, HaltSetEvent) else None
-            key = event.data.scope.key
-            old_halt = self._halts.get(key)
-            if old_halt is not None and _halt_order((us, halt)) <= _halt_order(old_halt):
-                return NO_CHANGE
-            self._halts[key] = (us, halt)
-            self._list_halts()
-            return Change(affects_all=True)
-        granted = event.data if isinstance(event, ApprovalGrantedEvent) else None
-        udid, job_id = _approved(event)
-        old_grant = self._approvals.get(job_id)
-        if old_grant is not None and _grant_order((us, granted)) <= _grant_order(old_grant):
+        if not self._controls.fold(event, us):
             return NO_CHANGE
-        self._set_approval(job_id, us, granted)
-        return Change((self.canonical_udid(udid) or udid,), is_material=True)
-
-    def _apply_reset(self, reset: AttemptsReset, us: int) -> Change:
-        old = self._resets.get(reset.key)
-        if old is not None and _reset_order((us, reset)) <= _reset_order(old):
-            return NO_CHANGE
-        self._resets[reset.key] = (us, reset)
-        udid = None if reset.scope.device is None else self.find(reset.scope.device)
-        # A broadcast state without devices knows no serial numbers.
-        return Change(affects_all=True) if udid is None else Change((udid,), is_material=True)
+        if isinstance(event, ApprovalGrantedEvent | ApprovalDeniedEvent):
+            udid, _ = approved(event)
+            return Change((self.canonical_udid(udid) or udid,), is_material=True)
+        if isinstance(event, AttemptsResetEvent) and event.data.scope.device is not None:
+            known = self.find(event.data.scope.device)
+            # A broadcast state without devices knows no serial numbers.
+            if known is not None:
+                return Change((known,), is_material=True)
+        return Change(affects_all=True)
 
     def _apply_settlement(self, settled: IdentitySettled, us: int) -> Change:
         keys = [one for one in (settled.device, settled.other) if one is not None]
@@ -366,20 +272,6 @@ class Fleet:
         if not concerned:
             return Change(tuple(sorted(keys)), affects_all=True)
         return Change(tuple(sorted(concerned)), is_material=True)
-
-    def _list_halts(self) -> None:
-        self._active_halts = tuple(
-            halt for _, (_, halt) in sorted(self._halts.items()) if halt is not None
-        )
-
-    def _set_approval(self, job_id: str, us: int, granted: ApprovalGranted | None) -> None:
-        """Replace the approval of a job by this one; None means that it was denied at `us`."""
-        old = self._approvals.get(job_id)
-        if old is not None and old[1] is not None:
-            del self._approved_jobs[old[1].approval.udid][job_id]
-        self._approvals[job_id] = (us, granted)
-        if granted is not None:
-            self._approved_jobs.setdefault(granted.approval.udid, {})[job_id] = None
 
     def put(self, device: Device) -> None:
         """Store a record under `device.udid` in place of the old one, and update the indexes.
@@ -409,10 +301,7 @@ class Fleet:
         """Return a copy of the state that concerns all Macs, for `roll_back`."""
         return Broadcast(
             self.advisories,
-            dict(self._halts),
-            dict(self._approvals),
-            self._policy,
-            dict(self._resets),
+            self._controls.snapshot(),
             dict(self._identities.settlements.by_key),
         )
 
@@ -432,12 +321,8 @@ class Fleet:
         else:
             self.job_histories.pop(key, None)
         if broadcast is not None:
-            self.advisories, self._halts, grants, self._policy, self._resets, settled = broadcast
+            self.advisories, self._controls, settled = broadcast
             self._identities.settlements.by_key = settled
-            self._list_halts()
-            self._approvals, self._approved_jobs = {}, {}
-            for job_id, (us, granted) in grants.items():
-                self._set_approval(job_id, us, granted)
 
     def _remove(self, device: Device) -> None:
         """Remove a record that was never stored before, also from the indexes."""
@@ -541,41 +426,38 @@ class Fleet:
 
     def halts(self) -> tuple[HaltSet, ...]:
         """Return the halts that were not cleared, sorted by scope; expired ones are included."""
-        return self._active_halts
+        return self._controls.halts
 
     def halt_changed_us(self, scope: HaltScope) -> int:
         """Return the time, in us since 1970, at which this scope was halted or resumed last.
 
         0 if it never was.
         """
-        return self._halts.get(scope.key, (0, None))[0]
+        return self._controls.halt_changed_us(scope)
 
     def halts_in_force(self, now: datetime) -> tuple[HaltSet, ...]:
         """Return the halts in force at `now`, sorted by scope."""
-        return tuple(one for one in self._active_halts if one.until is None or one.until > now)
+        return tuple(one for one in self.halts() if one.until is None or one.until > now)
 
     def approvals(self, udid: str) -> tuple[ApprovalGranted, ...]:
         """Return the approvals for this Mac that were not denied later, sorted by job id.
 
         Expired ones are included.
         """
-        jobs = self._approved_jobs.get(udid)
-        if not jobs:
-            return ()
-        grants = (self._approvals[job_id][1] for job_id in sorted(jobs))
-        return tuple(grant for grant in grants if grant is not None)
+        return self._controls.approvals(udid)
 
     def job_history_of(self, device: Device) -> JobHistory:
         """Return the jobs of this Mac, with `reset` in those that operators reset."""
         history = self.job_histories.get(device.udid, ())
-        if not history or not self._resets:
+        resets = self._controls.resets
+        if not history or not resets:
             return history
-        return reset_attempts(history, self._resets.values(), device)
+        return reset_attempts(history, resets, device)
 
     @property
     def policy(self) -> PolicyChanged | None:
         """The policy in force; None before the first."""
-        return None if self._policy is None else self._policy[1]
+        return self._controls.policy
 
     def canonical_udid(self, key: str) -> str | None:
         """Return the UDID of the Mac to which the record `key` belongs.
@@ -595,21 +477,7 @@ class Fleet:
         """
         return {
             "advisories": self.advisories.to_wire(),
-            "halts": {
-                key: [us, None if halt is None else halt.model_dump(mode="json")]
-                for key, (us, halt) in sorted(self._halts.items())
-            },
-            "approvals": {
-                key: [us, None if grant is None else grant.model_dump(mode="json")]
-                for key, (us, grant) in sorted(self._approvals.items())
-            },
-            "policy": None
-            if self._policy is None
-            else [self._policy[0], self._policy[1].model_dump(mode="json")],
-            "resets": {
-                key: [us, reset.model_dump(mode="json")]
-                for key, (us, reset) in sorted(self._resets.items())
-            },
+            **self._controls.to_fields(),
             "identities": {
                 key: [us, settled.model_dump(mode="json")]
                 for key, (us, settled) in sorted(self._identities.settlements.by_key.items())
@@ -622,79 +490,6 @@ class Fleet:
         A state without resets or settled identities was written before they existed.
         """
         self.advisories = Advisories.from_wire(wire["advisories"])
-        for key, (us, halt) in wire["halts"].items():
-            self._halts[key] = (us, None if halt is None else HaltSet.model_validate(halt))
-        self._list_halts()
-        for key, (us, grant) in wire["approvals"].items():
-            granted = None if grant is None else ApprovalGranted.model_validate(grant)
-            self._set_approval(key, us, granted)
-        if wire["policy"] is not None:
-            us, policy = wire["policy"]
-            self._policy = (us, PolicyChanged.model_validate(policy))
-        for key, (us, reset) in wire.get("resets", {}).items():
-            self._resets[key] = (us, AttemptsReset.model_validate(reset))
+        self._controls.load(wire)
         for us, settled in wire.get("identities", {}).values():
             self._identities.settlements.add(IdentitySettled.model_validate(settled), us)
-
-
-def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
-    """Return the lines whose releases differ in any property, with the newest version that differs.
-
-    The version is None if the line gained its first release or lost its last one, if its newest
-    release is another one, or if a list of devices differs: that concerns every Mac on the line.
-    """
-    changed: dict[str, OSVersion | None] = {}
-    for line in sorted(before.lines.keys() | after.lines.keys()):
-        old = {one.version: one for one in before.lines.get(line, ())}
-        new = {one.version: one for one in after.lines.get(line, ())}
-        differ = [one for one in old.keys() | new.keys() if old.get(one) != new.get(one)]
-        if not differ:
-            continue
-        lists_differ = any(
-            getattr(old.get(one), "device_ids", None) != getattr(new.get(one), "device_ids", None)
-            for one in differ
-        )
-        newest = before.newest_of_line.get(line)
-        is_limited = (
-            newest is not None
-            and newest == after.newest_of_line.get(line)
-            and max(old) == max(new)
-            and not lists_differ
-        )
-        changed[line] = max(differ) if is_limited else None
-    return changed
-
-
-def _policy_order(one: tuple[int, PolicyChanged]) -> tuple[int, str, str]:
-    """Return a sort key, of which the greatest wins: time, then digest, then the event's JSON."""
-    return one[0], one[1].digest, one[1].model_dump_json()
-
-
-def _halt_order(one: tuple[int, HaltSet | None]) -> tuple[int, bool, str]:
-    """Return a sort key, of which the greatest wins: time first.
-
-    At equal times the halt wins over its clearing (None), the safer choice.
-    """
-    us, halt = one
-    return us, halt is not None, "" if halt is None else halt.model_dump_json()
-
-
-def _grant_order(one: tuple[int, ApprovalGranted | None]) -> tuple[int, bool, str]:
-    """Return a sort key, of which the greatest wins: time first.
-
-    At equal times the denial (None) wins over the approval, the safer choice.
-    """
-    us, grant = one
-    return us, grant is None, "" if grant is None else grant.model_dump_json()
-
-
-def _reset_order(one: tuple[int, AttemptsReset]) -> tuple[int, str]:
-    """Return a sort key, of which the greatest wins: time, then the event's JSON."""
-    return one[0], one[1].model_dump_json()
-
-
-def _approved(event: ApprovalGrantedEvent | ApprovalDeniedEvent) -> tuple[str, str]:
-    """Return UDID and job id of the approval that the event grants or denies."""
-    if isinstance(event, ApprovalGrantedEvent):
-        return event.data.approval.udid, event.data.approval.job_id
-    return event.data.udid, event.data.job_id

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.state.fleet import NO_CHANGE
+from pipeline.state.change import NO_CHANGE
 from pipeline.state.fleet import Fleet as State
 from schemas.envelope import decode
 from schemas.topics import CHECKINS

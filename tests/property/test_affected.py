@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
 from pipeline.reconcile.reconciler import Reconciler
-from pipeline.state.fleet import merge_changes
+from pipeline.state.change import merge_changes
 from schemas.envelope import Event
 from tests.factories import NOW, RELEASES, policy_changed, release, reported
 from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy_texts, reports

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.state.fleet import NO_CHANGE, Change, Fleet
+from pipeline.state.change import NO_CHANGE, Change
+from pipeline.state.fleet import Fleet
 from schemas.envelope import Event
 from schemas.macos import parse_build
 from schemas.results import ErrorCode, Outcome

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.state.advisories import Advisories, Release
-from pipeline.state.fleet import NO_CHANGE, Fleet
+from pipeline.state.change import NO_CHANGE
+from pipeline.state.fleet import Fleet
 from schemas.envelope import Event
 from schemas.events.control import Strike, StrikeScope
 from tests import factories as make
