@@ -1,27 +1,31 @@
 """Runs of mutants in a copy of the tree: the working tree is never changed."""
 
+import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from time import monotonic
 from typing import Final
 
-import coverage
-
 from tests.mutation.operators import Mutant
+from tests.mutation.record import Record
 from tests.mutation.recording import HUNG_CODE
 
 _PYTEST: Final = ("-q", "-p", "tests.mutation.recording", "-p", "no:cacheprovider", "--no-header")
-_BASELINE_S: Final = 900
+# Limits of the run without a mutant: only a test that never ends exceeds them.
+_BASELINE_S: Final = 3600.0
+_BASELINE_TEST_S: Final = 900
 # Time for the start of Python and for collection, on a busy computer.
-_START_S: Final = 30.0
-_TEST_S: Final = 30.0
+_START_S: Final = 60.0
+# Least limit of one test. A longer test may take this multiple of its recorded time: the computer
+# may be that much busier than at the record.
+_TEST_S: Final = 15.0
+_FACTOR: Final = 5.0
 _FIRST: Final = 20
 
 
@@ -30,7 +34,8 @@ class Fate(StrEnum):
 
     KILLED = "killed"  # a test failed
     BROKEN = "broken"  # the tests could not be collected
-    HUNG = "hung"  # the tests did not end in time
+    HUNG = "hung"  # a test did not end in time, and ends in time without the mutant
+    UNCLEAR = "unclear"  # the tests do not pass in time without the mutant either: not counted
     SURVIVED = "survived"
     UNTESTED = "untested"  # no test runs the line: it counts as survived
 
@@ -41,10 +46,10 @@ class Tree:
     def __init__(
         self, root: Path, folder: Path, *, start_s: float = _START_S, test_s: float = _TEST_S
     ) -> None:
-        """Copy the files that git does not ignore.
+        """Copy the files that git does not ignore; `digest` names their content.
 
-        A mutant hangs after `test_s` in one test, or after `start_s` and three times the time that
-        all tests take without a mutant.
+        A mutant hangs after `test_s` in one test, or after a multiple of the test's recorded time
+        if that is longer; and after `start_s` and the sum of these limits in all tests.
         """
         self._folder = folder
         self._start_s = start_s
@@ -57,64 +62,99 @@ class Tree:
             check=True,
             text=True,
         ).stdout
-        for name in filter(None, listed.split("\0")):
+        content = hashlib.sha256()
+        for name in sorted(filter(None, listed.split("\0"))):
             if (root / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(root / name, folder / name)
+                content.update(f"{name}\0".encode() + (root / name).read_bytes())
+        self.digest = content.hexdigest()
 
     def read(self, path: str) -> str:
         """Return the text of a file."""
         return (self._folder / path).read_text()
 
-    def record(self, tests: Sequence[str], modules: Sequence[str]) -> "Record":
-        """Return the lines that each test runs. Raises RuntimeError if a test fails."""
-        data = self._folder / f".coverage-{len(list(self._folder.glob('.coverage-*')))}"
-        report = data.with_suffix(".output")
-        # The settings of `make coverage` do not apply: its `source` would switch `--include` off.
-        settings = self._folder / ".coverage-settings"
-        settings.write_text("[run]\n")
-        command = ["-m", "coverage", "run", f"--rcfile={settings}", f"--data-file={data}"]
-        command.append(f"--include={','.join(modules)}")
-        with report.open("w") as output:
-            begun = monotonic()
-            code = self._python(
-                [*command, "-m", "pytest", *_PYTEST, *tests], output.fileno(), _BASELINE_S, {}
-            )
-        if code != 0:
-            raise RuntimeError(f"the tests do not pass:\n{report.read_text()[-3000:]}")
-        record = Record(self._folder, data, monotonic() - begun)
+    def record(
+        self, tests: Sequence[str], modules: Sequence[str], excluded: Sequence[str] = ()
+    ) -> Record:
+        """Return the lines that each test runs, and its time; from a file if it is recorded.
+
+        Raises RuntimeError if a test fails.
+        """
+        asked = json.dumps([self.digest, tests, modules, excluded]).encode()
+        name = f".recorded-{hashlib.sha256(asked).hexdigest()[:16]}"
+        lines, seconds, report = (self._folder / f"{name}.{part}" for part in ("db", "json", "txt"))
+        if not seconds.exists():
+            self._run_all(tests, modules, excluded, lines, seconds, report)
+        record = Record(self._folder, lines, seconds)
         if record.is_empty():
             raise RuntimeError(f"coverage recorded no line of {', '.join(modules)}")
         return record
 
-    def fate(self, mutant: Mutant, record: "Record") -> Fate:
+    def _run_all(
+        self,
+        tests: Sequence[str],
+        modules: Sequence[str],
+        excluded: Sequence[str],
+        lines: Path,
+        seconds: Path,
+        report: Path,
+    ) -> None:
+        """Run the tests under coverage; `seconds` exists only when all of them have passed."""
+        # The settings of `make coverage` do not apply: its `source` would switch `--include` off.
+        settings = self._folder / ".coverage-settings"
+        settings.write_text("[run]\n")
+        unfinished = seconds.with_suffix(".unfinished")
+        command = ["-m", "coverage", "run", f"--rcfile={settings}", f"--data-file={lines}"]
+        command += [f"--include={','.join(modules)}", "-m", "pytest", *_PYTEST]
+        command += [f"--timeout={_BASELINE_TEST_S}", f"--write-seconds={unfinished}"]
+        command += [f"--deselect={each}" for each in excluded]
+        with report.open("w") as output:
+            code = self._python([*command, *tests], output.fileno(), _BASELINE_S, {})
+        if code != 0:
+            raise RuntimeError(f"the tests do not pass:\n{report.read_text()[-3000:]}")
+        unfinished.rename(seconds)
+
+    def fate(self, mutant: Mutant, record: Record) -> Fate:
         """Return the outcome of the tests that run the changed lines."""
         tests = record.tests(mutant.path, mutant.lines)
         # Python 3.11 reports no line for some awaits: run the tests of the statement around them.
         is_run = bool(tests)
         tests = tests or record.tests(mutant.path, mutant.lines_around)
+        fate = Fate.UNTESTED
+        # The tests that run the fewest lines kill most mutants, and pytest collects few files.
+        for some in filter(None, (tests[:_FIRST], tests[_FIRST:])):
+            fate = self._run_mutant(mutant, some, record)
+            if fate is Fate.HUNG and self._run(some, record) is not Fate.SURVIVED:
+                return Fate.UNCLEAR
+            if fate is not Fate.SURVIVED:
+                return fate
+        return fate if is_run else Fate.UNTESTED
+
+    def _run_mutant(self, mutant: Mutant, tests: Sequence[str], record: Record) -> Fate:
         path = self._folder / mutant.path
         original = path.read_bytes()
-        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
-            compiled.unlink()
+        self._forget_compiled(path)
         path.write_text(mutant.source())
         try:
-            fate = Fate.UNTESTED
-            # The tests that run the fewest lines kill most mutants, and pytest collects few files.
-            for some in filter(None, (tests[:_FIRST], tests[_FIRST:])):
-                fate = self._run(some, self._start_s + 3 * record.seconds)
-                if fate is not Fate.SURVIVED:
-                    return fate
-            return fate if is_run else Fate.UNTESTED
+            return self._run(tests, record)
         finally:
             path.write_bytes(original)
+            self._forget_compiled(path)
 
-    def _run(self, tests: Sequence[str], limit_s: float) -> Fate:
+    @staticmethod
+    def _forget_compiled(path: Path) -> None:
+        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+            compiled.unlink()
+
+    def _run(self, tests: Sequence[str], record: Record) -> Fate:
+        limits = record.limits(tests, _FACTOR, self._test_s)
         (self._folder / ".tests").write_text("\n".join(tests))
+        (self._folder / ".limits").write_text(json.dumps(limits))
         code = self._python(
-            ["-m", "pytest", *_PYTEST, "-x", f"--timeout={self._test_s}", "@.tests"],
+            ["-m", "pytest", *_PYTEST, "-x", "--read-limits=.limits", "@.tests"],
             subprocess.DEVNULL,
-            limit_s,
+            self._start_s + sum(limits.values()),
             {"PYTHONDONTWRITEBYTECODE": "1"},
         )
         if code is None:
@@ -141,38 +181,6 @@ class Tree:
                 # The whole process group, because some tests start programs.
                 os.killpg(process.pid, signal.SIGKILL)
                 return None
-
-
-class Record:
-    """The tests that run each line of the mutated modules."""
-
-    def __init__(self, folder: Path, data: Path, seconds: float) -> None:
-        self.seconds = seconds
-        self._lines: dict[str, dict[int, list[str]]] = {}
-        self._rank: dict[str, int] = defaultdict(int)
-        kept = coverage.CoverageData(str(data))
-        kept.read()
-        for name in kept.measured_files():
-            path = Path(name).resolve().relative_to(folder.resolve()).as_posix()
-            self._lines[path] = kept.contexts_by_lineno(name)
-            for contexts in self._lines[path].values():
-                for test in contexts:
-                    self._rank[test] += 1
-
-    def is_empty(self) -> bool:
-        """Return True if no line of the modules is recorded."""
-        return not any(self._lines.values())
-
-    def tests(self, path: str, changed: range) -> list[str]:
-        """Return the tests of the changed lines; those that run the fewest lines come first.
-
-        A line that runs only at import belongs to all tests of its module.
-        """
-        lines = self._lines.get(path, {})
-        contexts = {test for line in changed for test in lines.get(line, ())}
-        if contexts == {""}:
-            contexts = {test for each in lines.values() for test in each}
-        return sorted(contexts - {""}, key=lambda test: (self._rank[test], test))
 
 
 def _environment(root: Path) -> dict[str, str]:

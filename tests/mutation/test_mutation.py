@@ -7,8 +7,9 @@ import pytest
 
 from tests.mutation import equivalents
 from tests.mutation.__main__ import sample
-from tests.mutation.modules import MODULES
+from tests.mutation.modules import EXCLUDED, MODULES
 from tests.mutation.operators import Mutant, mutants
+from tests.mutation.progress import Progress
 from tests.mutation.running import Fate, Tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,9 +110,42 @@ def test_an_entry_without_a_mutant_is_reported() -> None:
 
 
 def test_the_test_paths_of_all_modules_exist() -> None:
-    assert [
-        path for tests in MODULES.values() for path in tests if not (ROOT / path).exists()
-    ] == []
+    named = [path for tests in MODULES.values() for path in tests] + list(EXCLUDED)
+    assert [path for path in named if not (ROOT / path.partition("::")[0]).exists()] == []
+
+
+def test_a_larger_sample_of_a_seed_contains_the_smaller_one() -> None:
+    statements = mutants("double.py", FUNCTION)
+    keys = [{each.key for each in sample(statements, count, "1")} for count in (1, 2, 3)]
+    assert keys[0] < keys[1] < keys[2]
+
+
+def test_a_stopped_run_continues_with_the_fates_of_the_same_tree(tmp_path: Path) -> None:
+    first, second = named("return 0", "return 1"), named("return value * 2", "return None")
+    file = tmp_path / "fates.jsonl"
+    progress = Progress(file, "tree 1")
+    progress.add(first, Fate.SURVIVED)
+    progress.add(second, Fate.KILLED)
+    with file.open("a") as stopped:
+        stopped.write('{"mutant": ["double.py", ')
+    progress = Progress(file, "tree 1")
+    assert progress.fates == {first.key: Fate.SURVIVED, second.key: Fate.KILLED}
+    progress.add(named("return 0", "return None"), Fate.HUNG)
+    assert len(Progress(file, "tree 1").fates) == 3
+
+
+def test_a_changed_tree_keeps_only_the_survivors_and_not_their_fates(tmp_path: Path) -> None:
+    first, second = named("return 0", "return 1"), named("return value * 2", "return None")
+    file = tmp_path / "fates.jsonl"
+    progress = Progress(file, "tree 1")
+    progress.add(first, Fate.SURVIVED)
+    progress.add(second, Fate.KILLED)
+    for digest in ("tree 2", "tree 3"):
+        progress = Progress(file, digest)
+        assert progress.fates == {}
+        assert [progress.is_survivor(each) for each in (first, second)] == [True, False]
+    progress.add(first, Fate.KILLED)
+    assert not Progress(file, "tree 4").is_survivor(first)
 
 
 DOUBLE = """\
