@@ -20,11 +20,12 @@ from pipeline.state.compact.duplicates import (
     remember_report,
 )
 from pipeline.state.controls import ControlEvent, Controls, approved
-from pipeline.state.device import BESIDE_NAMES, FIRST_TELEMETRY, INDEX, Device, to_us
+from pipeline.state.device import BESIDE_NAMES, FIRST_TELEMETRY, Device, to_us
 from pipeline.state.device_folds import FOLDS, merge
 from pipeline.state.identities import Identities, aliases
 from pipeline.state.identity import Identity
 from pipeline.state.jobs import JobHistory, add_job, add_result, reset_attempts, supersede_job
+from pipeline.state.line_index import LineIndex
 from pipeline.state.strikes import acts_of
 from schemas.envelope import (
     AdvisoryCorrectedEvent,
@@ -56,11 +57,8 @@ from schemas.events.control import (
 )
 from schemas.fast.report_peek import ReportPeek
 from schemas.ids import SERIAL_SUBJECT_PREFIX
-from schemas.macos import OSVersion
 from schemas.routing import device_key
 
-_OS_VERSION: Final = INDEX["os_version"]
-_LOAN_RETURNED: Final = INDEX["loan_returned_at"]
 _ADVISORIES: Final = (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
@@ -86,9 +84,7 @@ class Fleet:
         self.devices: dict[str, Device] = {}
         self.job_histories: dict[str, JobHistory] = {}
         self._controls = Controls()
-        # The inner dicts are sets in order of insertion, so that every run iterates alike.
-        self._by_version: dict[OSVersion | None, dict[str, None]] = {}
-        self._loan_units: dict[str, None] = {}
+        self._lines = LineIndex()
         self._identities = Identities(self.devices)
         # The record after the last fold, if it is the only one of its Mac, and True if the event
         # was newer than all before.
@@ -142,6 +138,7 @@ class Fleet:
             return None
         after, us = again
         self.devices[after.udid] = after
+        self._lines.put_times(after)
         return device, after, us
 
     def _apply_device(
@@ -166,6 +163,7 @@ class Fleet:
             only_name = is_material and not derived
             if (only_name or not is_material) and self._identities.is_only_record(new):
                 self.devices[udid] = new
+                self._lines.put_times(new)
                 self._only_record = new, us > old.newest_us
                 return Change((udid,), is_material=is_material, is_rename_only=only_name)
         renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
@@ -274,25 +272,10 @@ class Fleet:
         return Change(tuple(sorted(concerned)), is_material=True)
 
     def put(self, device: Device) -> None:
-        """Store a record under `device.udid` in place of the old one, and update the indexes.
-
-        The indexes are by OS version, serial number and enrollment id, and of the loan units.
-        """
-        udid, values = device.udid, device.values
-        old = self.devices.get(udid)
-        version = values[_OS_VERSION]
-        if old is None or old.values[_OS_VERSION] != version:
-            if old is not None:
-                del self._by_version[old.values[_OS_VERSION]][udid]
-            known = self._by_version.get(version)
-            if known is None:
-                known = self._by_version[version] = {}
-            known[udid] = None
-        self.devices[udid] = device
-        if values[_LOAN_RETURNED] is not None:
-            self._loan_units[udid] = None
-        elif self._loan_units:
-            self._loan_units.pop(udid, None)
+        """Store a record under `device.udid` in place of the old one, and update the indexes."""
+        old = self.devices.get(device.udid)
+        self.devices[device.udid] = device
+        self._lines.put(old, device)
         self._identities.add(old, device)
 
     # --- undoing a fold that raised ---
@@ -328,8 +311,7 @@ class Fleet:
         """Remove a record that was never stored before, also from the indexes."""
         udid = device.udid
         del self.devices[udid]
-        self._by_version.get(device.os_version, {}).pop(udid, None)
-        self._loan_units.pop(udid, None)
+        self._lines.remove(device)
         self._identities.remove(device)
 
     # --- queries ---
@@ -393,34 +375,14 @@ class Fleet:
         """Return the UDIDs of the Macs whose decision this change can have changed, sorted.
 
         Sorted, so that Macs get their site's capacity in the same order after a restart.
-        `supported` are the supported lines; `upgrades_to` is the line to which the policy upgrades,
-        None for none. A change of a line's advisories concerns the Macs on the line: up to the
-        newest changed version on a supported line, else all. If the line is supported or is
-        `upgrades_to`, it also concerns all Macs on unsupported lines; if it is `upgrades_to`, all
-        Macs on other lines. Any change of a line concerns each loan unit, which is erased with a
-        release of its own line or of a newer one. A Mac without a record is left out, and another
-        one without a known version is not concerned by a line.
+        `supported` and `upgrades_to` are those of `LineIndex.concerned`. A Mac without a record is
+        left out.
         """
         if change.affects_all:
             # A Mac that was forgotten is none of `macs`, but its decision changes.
             return sorted({*self.macs(), *(one for one in change.udids if one in self.devices)})
-        found = dict.fromkeys(change.udids)
-        if change.lines:
-            movable = any(line in change.lines for line in (*supported, upgrades_to))
-            for version, udids in self._by_version.items():
-                if version is None:
-                    continue
-                supports = version.line in supported
-                concerned = False
-                if version.line in change.lines:
-                    upto = change.lines[version.line]
-                    # `missing_on_unsupported_line` depends on the last release of the line, for
-                    # every version of the Mac.
-                    concerned = upto is None or not supports or version.release <= upto.release
-                moved = upgrades_to in change.lines and version.line != upgrades_to
-                if concerned or moved or (movable and not supports):
-                    found.update(dict.fromkeys(udids))
-            found.update(self._loan_units)
+        lines = self._lines.concerned(change.lines, supported=supported, upgrades_to=upgrades_to)
+        found = dict.fromkeys(change.udids) | lines
         # Skip a Mac that never reported, although a job or an approval names it.
         return sorted({self.canonical_udid(udid) or udid for udid in found if udid in self.devices})
 

@@ -20,14 +20,15 @@ _INGEST: Final = (
 )
 _RUNTIME: Final = ("tests/unit/runtime",)
 _TRUST: Final = ("tests/unit/trust",)
-_PROCESSORS: Final = ("tests/unit/processors",)
+_DISPATCH: Final = (
+    "tests/unit/processors/test_dispatch_shard.py",
+    "tests/unit/processors/test_dispatch_halts.py",
+    "tests/unit/processors/test_dispatch_hours.py",
+    "tests/unit/processors/test_signed_control.py",
+)
 
 # Tests that no mutant runs, with the reason; pytest ends their names where these end.
 EXCLUDED: Final[dict[str, str]] = {
-    "tests/unit/processors/test_crash_at_every_step.py": "25 s each: they run a worker thousands "
-    "of times, and what they detect in one module the unit tests of that module should detect",
-    "tests/unit/processors/test_service.py::test_a_worker_that_hangs_while_it_stops_exits": "it "
-    "waits for a time limit, in a process of its own that no mutant reaches",
     "tests/unit/agents/ssh/test_run_script.py": "they run a script of the shell in real time",
     "tests/unit/agents/installers": "no module of the table runs there",
 }
@@ -61,6 +62,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/reconcile/site_capacity.py": _RECONCILE,
     "pipeline/state/fleet.py": _STATE,
     "pipeline/state/controls.py": _STATE,
+    "pipeline/state/line_index.py": (*_STATE, "tests/property/test_affected.py"),
     "pipeline/state/change.py": (*_STATE, "tests/property/test_affected.py"),
     "pipeline/state/identities.py": _STATE,
     "pipeline/state/identity.py": _STATE,
@@ -76,9 +78,9 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "agents/verification.py": _AGENTS,
     "agents/destructive_lock.py": ("tests/unit/agents/test_destructive_lock.py",),
     "agents/mdm/delivery.py": ("tests/unit/agents/mdm",),
-    "agents/leases.py": _AGENTS,
-    "pipeline/processors/dispatch_shard.py": _PROCESSORS,
-    "pipeline/processors/queued_job.py": _PROCESSORS,
+    "agents/leases.py": ("tests/unit/agents/test_leases.py",),
+    "pipeline/processors/dispatch_shard.py": _DISPATCH,
+    "pipeline/processors/queued_job.py": _DISPATCH,
     "pipeline/gateway/delivery.py": _GATEWAY,
     "pipeline/gateway/drain.py": _GATEWAY,
     "pipeline/gateway/reconnecting.py": _GATEWAY,

@@ -59,7 +59,7 @@ def state_of(reconciler: Reconciler) -> dict[str, Any]:
         "halts": fleet.halts(),
         "names": {name: (fleet.canonical_udid(name), fleet.find(name)) for name in names},
         "approvals": {name: fleet.approvals(name) for name in names},
-        "versions": {key: set(udids) for key, udids in fleet._by_version.items() if udids},
+        "versions": {key: set(udids) for key, udids in fleet._lines.by_version.items() if udids},
         "last decisions": dict(reconciler.last_decisions),
         "open jobs": dict(+reconciler.open_jobs),
         "site jobs": dict(+reconciler.capacity.site_jobs),

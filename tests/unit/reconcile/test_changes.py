@@ -188,7 +188,7 @@ def state_of(fleet: Fleet) -> Any:
         fleet.broadcast_to_wire(),
         fleet.halts(),
         [(name, fleet.canonical_udid(name), fleet.approvals(name)) for name in names],
-        {version: set(udids) for version, udids in fleet._by_version.items() if udids},
+        {version: set(udids) for version, udids in fleet._lines.by_version.items() if udids},
         list(fleet.macs()),
     )
 

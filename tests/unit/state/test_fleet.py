@@ -167,6 +167,21 @@ def test_an_advisory_affects_the_macs_that_can_lack_it(
     assert affected(lined_up(VERSIONS), event, to) == want
 
 
+def test_a_release_affects_each_mac_whose_build_was_reported_without_a_version() -> None:
+    fleet = fleet_of(release("26.2"), reported(UDID, NOW, build="22H730"))
+    assert affected(fleet, release("13.7.8")) == {UDID}
+
+
+def test_a_release_affects_each_mac_whose_build_was_reported_later_than_its_version() -> None:
+    together = {"os_version": "26.1", "build": "25B78"}
+    fleet = fleet_of(release("26.2"), release("14.8.3"), reported(UDID, NOW - DAY, **together))
+    assert affected(fleet, release("14.8.2")) == set()
+    fleet.apply(reported(UDID, NOW, build="25B78"))
+    assert affected(fleet, release("14.8.1", build="23J30")) == {UDID}
+    fleet.apply(reported(UDID, NOW + DAY, **together))
+    assert affected(fleet, release("14.8", build="23J21")) == set()
+
+
 def test_newly_exploited_cve_affects_the_macs_that_lack_its_fix() -> None:
     fleet = lined_up(VERSIONS)
     fleet.apply(release("26.2", cves=["CVE-2025-43529"], first_seen_at=NOW - DAY))
