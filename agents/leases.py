@@ -106,8 +106,8 @@ class LeaseManager:
     def _read_changelog(self, partition: int) -> Attempts:
         """Return the attempts in the changelog.
 
-        They are not whole if the changelog does not begin at its first record: compaction keeps the
-        beginning, so records were deleted. Raises LeaseLostError.
+        They are whole only if the changelog is known to begin at its first record: compaction keeps
+        the beginning, so else records were deleted. Raises LeaseLostError.
         """
         fold = AttemptFold(self._topic, partition)
         begin = self._read(
@@ -115,7 +115,7 @@ class LeaseManager:
             lambda record: fold.add(record.offset, record.key, record.value, record.timestamp),
         )
         try:
-            return fold.attempts(is_whole=not begin)
+            return fold.attempts(is_whole=begin == 0)
         except PreReleaseError as error:
             raise LeaseLostError(
                 f"{self._topic} was written before release 0.1.0, whose records are not read:"

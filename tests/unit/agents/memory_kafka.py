@@ -57,6 +57,7 @@ class Broker:
     refusal: Exception | None = None
     unreachable: Exception | None = None
     polls_before_known: int = 0
+    first_offset: int = 0
     last_offset: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     closed: threading.Event = field(default_factory=threading.Event)
@@ -131,7 +132,7 @@ class Consumer:
 
     def seek_to_beginning(self, topic_partition: TopicPartition) -> None:
         assert [topic_partition] == self._partitions
-        self._at = 0
+        self._at = self._broker.first_offset
 
     def end_offsets(self, partitions: Sequence[TopicPartition], timeout_ms: int) -> dict[Any, int]:
         assert timeout_ms > 0

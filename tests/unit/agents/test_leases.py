@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from kafka.errors import (  # type: ignore[import-untyped]
@@ -18,7 +19,9 @@ from agents.leases import LeaseManager, boot_seconds
 from agents.replicated import LeaseLostError
 from runtime.kafka import KafkaConnection
 from schemas.attempts import AttemptRecord
-from tests.factories.sites import START, hours
+from schemas.envelope import JobIssuedEvent, JobSupersededEvent, encode
+from schemas.jobs import JobSuperseded
+from tests.factories.sites import START, a_job, hours, osquery_report, signed_job
 from tests.unit.agents.memory_kafka import SITE, Broker, Record, do_nothing, install
 
 SHORT_S = 0.1
@@ -79,6 +82,45 @@ def test_changelog_is_read_to_its_end_if_the_position_is_unknown_at_first(broker
     broker.polls_before_known = 1
     with lease_manager().acquire(3) as lease:
         assert list(lease.attempts.records) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("first_offset", "polls_before_known", "is_whole"),
+    [
+        pytest.param(0, 0, True, id="begins at its first record"),
+        pytest.param(1, 0, False, id="first record deleted"),
+        pytest.param(0, 1, False, id="begin unknown"),
+    ],
+)
+def test_changelog_is_whole_only_if_it_is_known_to_begin_at_its_first_record(
+    broker: Broker, first_offset: int, polls_before_known: int, is_whole: bool
+) -> None:
+    broker.put("a", attempt("a").model_dump_json())
+    broker.put("b", attempt("b").model_dump_json())
+    broker.first_offset, broker.polls_before_known = first_offset, polls_before_known
+    with lease_manager().acquire(3) as lease:
+        assert lease.attempts.is_whole is is_whole
+        assert "b" in lease.attempts.records
+
+
+def test_orders_of_named_jobs_are_found_oldest_first_with_their_withdrawals(
+    broker: Broker,
+) -> None:
+    jobs = [a_job(intent=f"intent-{number}") for number in range(3)]
+    issued = [encode(job_event(JobIssuedEvent, signed_job(job))) for job in jobs]
+    first, _, last = (job.job_id for job in jobs)
+    superseded = JobSuperseded(job_id=first, udid="MAC-1", site=SITE)
+    withdrawn = encode(job_event(JobSupersededEvent, superseded))
+    other = encode(osquery_report())
+    broker.jobs = [
+        Record(b"MAC-1", value) for value in (b"no event", *issued, other, withdrawn, None)
+    ]
+    found = lease_manager().find_orders(3, {first, last})
+    assert [record.value for record in found] == [issued[0], issued[2], withdrawn]
+
+
+def job_event(kind: type[Any], data: object) -> Any:
+    return kind(id="1", source="/test", subject="MAC-1", time=START, data=data)
 
 
 def test_slow_read_of_a_changelog_may_exceed_the_limit_while_it_advances(broker: Broker) -> None:
