@@ -298,8 +298,10 @@ def devices(draw: st.DrawFn) -> Device:
     )
     name = next(iter(fleet.devices))
     stated = _STATED_BY_MDM.get(version)
-    if stated is not None:  # it corroborates the inventory
-        fleet.put(make.with_report(fleet.devices[name], make.NOW - make.HOUR, "mdm", **stated))
+    if stated is not None:  # it corroborates the inventory, and may know another host name
+        named = draw(st.sampled_from([{}, {"hostname": "lon-1"}, {"hostname": "tyo-1"}]))
+        reported = stated | named
+        fleet.put(make.with_report(fleet.devices[name], make.NOW - make.HOUR, "mdm", **reported))
     if name == UDIDS[0]:
         for event in draw(st.lists(checkins(UDIDS[:1]), max_size=2)):
             fleet.apply(event)

@@ -28,6 +28,7 @@ Field = Literal[
     "device.checkins",
     "device.compliant",
     "device.corroborated_firmware",
+    "device.corroborated_hostname",
     "device.corroborated_seal",
     "device.enrolled",
     "device.enrolled_since",

@@ -29,7 +29,7 @@ from pipeline.decide.gate_reads import METHOD_READS, Reads
 from pipeline.decide.methods import declared_failure
 from pipeline.decide.needs.reinstall_history import count_tried
 from pipeline.decide.protection import identity_objection, is_locked, owner_objection
-from pipeline.decide.situation import Situation
+from pipeline.decide.situation import Situation, matched_hostname
 from pipeline.decide.texts import text_of
 from pipeline.decide.windows import opens_at
 from pipeline.state.device import duration_us, from_us
@@ -121,7 +121,10 @@ def _exempt(s: Situation, c: Candidate) -> GateResult:
     device, zone = s.device, UTC if s.site is None else s.site.zone
     for exemption in s.policy.exemptions:
         if exemption.covers(c.need.action, s.now, zone) and exemption.who.matches(
-            hostname=device.hostname, serial=device.serial, udid=device.udid, model=device.model
+            hostname=matched_hostname(device, s.policy),
+            serial=device.serial,
+            udid=device.udid,
+            model=device.model,
         ):
             ends_at = exemption.ends_at(zone)
             ends = None if ends_at is None else ends_at.astimezone(UTC)
@@ -421,10 +424,11 @@ GATES: Final = (
         _exempt,
         {
             Reason.EXEMPT: (
-                *("policy", "now", "site", "device.hostname", "device.serial"),
+                *("policy", "now", "site", "device.hostname"),
+                *("device.corroborated_hostname", "device.serial"),
                 *("device.udid", "device.model"),
             ),
-            Reason.LOCKED: ("site", "policy", "device.serial", "device.udid"),
+            Reason.LOCKED: ("site", "site_name", "policy", "device.serial", "device.udid"),
         },
     ),
     GateRow(  # the owner is known, and has not excluded the erase

@@ -23,14 +23,26 @@ def site_of(device: Device, policy: Policy) -> str | None:
 
     None if no site matches and the policy has no default site.
     """
+    trusts_all = policy.blast_radius.trusts_all_hostnames
+    earlier = device.earlier_hostnames if trusts_all else device.earlier_corroborated_hostnames
     return policy.site_of(
         site=device.site,
-        hostname=device.hostname,
+        hostname=matched_hostname(device, policy),
         serial=device.serial,
         udid=device.udid,
         model=device.model,
-        earlier_hostnames=[name for name, _ in device.earlier_hostnames or ()],
+        earlier_hostnames=[name for name, _ in earlier or ()],
     )
+
+
+def matched_hostname(device: Device, policy: Policy) -> str | None:
+    """Return the host name that the policy compares with its globs; None if it is not known.
+
+    It is the newest that the MDM channel, an executor or an operator reported, because any sender
+    of reports can state one, or, if the policy wants that, the newest of all.
+    """
+    trusts_all = policy.blast_radius.trusts_all_hostnames
+    return device.hostname if trusts_all else device.corroborated_hostname
 
 
 @dataclass(frozen=True)

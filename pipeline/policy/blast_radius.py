@@ -1,7 +1,7 @@
 """Limits of what wrong or forged reports can cause: jobs an hour and a day, and for which Macs."""
 
 from functools import cached_property
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -65,13 +65,23 @@ class BlastRadius(StrictModel):
     if the MDM channel, an executor or an operator reported it too. `new_macs_per_hour`: the Macs
     that one sender outside the MDM channel may report first in an hour, besides those that a list
     `confirmed` has by UDID, and the first one with each serial number that it has; reports of more
-    are refused. None is no limit.
+    are refused. None is no limit. `hostnames_of`: the senders whose host names count where the
+    policy matches them: `mdm` are the MDM channel, executors and operators, `any` are all. None is
+    `mdm`, but `any` with `confirmed_only` false: that policy trusts inventory alone.
     """
 
     jobs_per_hour: JobsPerHour | None = JobsPerHour()
     halt_above: HaltAbove | None = HaltAbove()
     confirmed_only: bool = True
     new_macs_per_hour: Annotated[int, Field(ge=1)] | None = 1000
+    hostnames_of: Literal["mdm", "any"] | None = None
+
+    @property
+    def trusts_all_hostnames(self) -> bool:
+        """True if the host names of all senders count."""
+        if self.hostnames_of is None:
+            return not self.confirmed_only
+        return self.hostnames_of == "any"
 
     def limit(self, action: Action, macs: int) -> int | None:
         """Return the largest number of new jobs an hour for a site of so many confirmed Macs.

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.decide.needs.need import Need
 from pipeline.decide.needs.update import is_open
-from pipeline.decide.situation import Situation
+from pipeline.decide.situation import Situation, matched_hostname
 from pipeline.decide.texts import text_of
 from pipeline.policy.file import Path, PolicyDocument, path_text
 from pipeline.state.hardware import HardwareClass
@@ -125,7 +125,10 @@ def _exemption(s: Situation, action: Action | None) -> Path | None:
     device = s.device
     for index, one in enumerate(s.policy.exemptions):
         matches = one.who.matches(
-            hostname=device.hostname, serial=device.serial, udid=device.udid, model=device.model
+            hostname=matched_hostname(device, s.policy),
+            serial=device.serial,
+            udid=device.udid,
+            model=device.model,
         )
         if matches and (not one.actions or action in one.actions):
             return "exemptions", index

@@ -47,6 +47,8 @@ AUTHENTICATED, TOKEN_UPDATED, CHECKED_OUT = 0, 1, 2
 FIELDS: Final = (
     # Before all other fields: see BESIDE_NAMES.
     "earlier_hostnames",
+    "earlier_corroborated_hostnames",
+    "corroborated_hostname",
     "install_state",
     "pending_version",
     "pending_build",
@@ -120,9 +122,12 @@ CHANGED_BY_EVERY_REPORT: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
 }
 # A change of the host name alone matters only to a policy that matches host names. All fields but
 # the present and the earlier host names, and telemetry:
-BESIDE_NAMES: Final = slice(INDEX["earlier_hostnames"] + 1, INDEX["hostname"])
+BESIDE_NAMES: Final = slice(INDEX["corroborated_hostname"] + 1, INDEX["hostname"])
 # The fields of which earlier values are kept, and the field that has them.
-EARLIER: Final = {INDEX[name]: INDEX[f"earlier_{name}s"] for name in ("hostname", "serial")}
+EARLIER: Final = {
+    INDEX[name]: INDEX[f"earlier_{name}s"]
+    for name in ("hostname", "serial", "corroborated_hostname")
+}
 _NO_VALUES: Final[tuple[Any, ...]] = (None,) * len(FIELDS)
 
 # `Device.timestamps` has one bit for each field, each source and each kind of check-in, in this
@@ -243,6 +248,8 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     never_erase = Register[bool]("never_erase")
     retired = Register[bool]("retired")
     earlier_hostnames = Register[EarlierValues]("earlier_hostnames")
+    corroborated_hostname = Register[str]("corroborated_hostname")
+    earlier_corroborated_hostnames = Register[EarlierValues]("earlier_corroborated_hostnames")
     earlier_serials = Register[EarlierValues]("earlier_serials")
 
     def __eq__(self, other: object) -> bool:

@@ -58,6 +58,7 @@ _VALUES_OF: Final = {source: itemgetter(*FIELDS[first:]) for source, first in FI
 # The MDM channel, executors and operators (`pipeline.trust.senders`).
 _CORROBORATING: Final = frozenset({"mdm", "ddm", "jamf", "executor", "admin"})
 _SEAL, _FIRMWARE = INDEX["corroborated_seal"], INDEX["corroborated_firmware"]
+_HOSTNAME: Final = INDEX["corroborated_hostname"]
 _EARLIER_BITS: Final = sum(1 << at for at in EARLIER.values())
 _OS_VERSION: Final = INDEX["os_version"]
 _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
@@ -142,8 +143,8 @@ def reported_values(data: InventoryReported) -> Iterable[tuple[int, Any]]:
     """Return the (field index, value) pairs of a report that count from its source (FIRST_OF).
 
     The version is None if it does not exist or contradicts the build (`version_with_build`).
-    The seal and the firmware of a corroborating source are repeated in fields of their own: a
-    reinstall because of them needs such a report, and any sender of reports can state them.
+    Host name, seal and firmware of a corroborating source are repeated in fields of their own:
+    globs of the policy and a reinstall need such a report, and any sender can state them.
     """
     first, values = FIRST_OF[data.source], _VALUES_OF[data.source](data.__dict__)
     stated = data.os_version
@@ -153,10 +154,11 @@ def reported_values(data: InventoryReported) -> Iterable[tuple[int, Any]]:
     known = enumerate(values, first)
     if data.source not in _CORROBORATING:
         return known
-    seal, firmware = data.system_volume_sealed, data.firmware
-    if seal is None and firmware is None:
-        return known
-    return chain(known, ((_SEAL, seal), (_FIRMWARE, firmware)))
+    repeated = (
+        *((_SEAL, data.system_volume_sealed), (_FIRMWARE, data.firmware)),
+        (_HOSTNAME, data.hostname),
+    )
+    return chain(known, repeated)
 
 
 def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
@@ -170,6 +172,7 @@ def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Devi
         "build": data.build,
         "model": data.model,
         "hostname": data.hostname,
+        "corroborated_hostname": data.hostname,
         "enrollment_id": data.enrollment_id,
         "enrollment_type": data.enrollment_type,
         "mdm_server": data.server,

@@ -23,6 +23,7 @@ TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
     "activations": list,
     "profiles": list,
     "earlier_hostnames": earlier_to_wire,
+    "earlier_corroborated_hostnames": earlier_to_wire,
     "earlier_serials": earlier_to_wire,
 }
 
@@ -37,5 +38,6 @@ FROM_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
     "activations": tuple,
     "profiles": tuple,
     "earlier_hostnames": earlier_from_wire,
+    "earlier_corroborated_hostnames": earlier_from_wire,
     "earlier_serials": earlier_from_wire,
 }

@@ -67,6 +67,18 @@ def test_a08_claim_of_a_broken_seal_orders_no_reinstall(at: Target) -> None:
     assert at.decision("MAC-A8")["reason"] != "uncorroborated"
 
 
+def test_a28_mac_exempts_itself_by_no_host_name(tmp_path: Path) -> None:
+    exemption = "exemptions: [{who: {hostnames: ['*-kiosk-*']}, why: signage}]\n"
+    with target(tmp_path, policy_text=POLICY + exemption) as at:
+        at.accept(release(), "sofa")
+        known_to_mdm(at, "MAC-A28", hostname="ldn-0028")
+        at.accept(report("MAC-A28", hostname="ldn-kiosk-28"))
+        assert at.decision("MAC-A28")["action"] == "update"
+        assert at.decision("MAC-A28")["reason"] != "exempt"
+        known_to_mdm(at, "MAC-A28", hostname="ldn-kiosk-28")
+        assert at.decision("MAC-A28")["reason"] == "exempt"
+
+
 def test_broken_seals_reinstall_the_canaries_of_the_policy_only(tmp_path: Path) -> None:
     """Two sources report broken seals: the policy permits to reinstall one of the Macs."""
     destructive = "{canaries: [C02MAC-CANARY], percent: 0}"
