@@ -3,28 +3,32 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli.fast_paths import fast_paths_wanted
+from pipeline.cli.halt_switch import Bootstrap, refuse_two_forms
 from pipeline.cli.output import emit, fail
-from pipeline.cli.service_client import AsJson, By, DataDir, send_request
+from pipeline.cli.readings import ReadDir, Server, TokenFile
+from pipeline.cli.service_client import AsJson, By, send_request
 from runtime.printable import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.reconcile.reconciler import Reconciler
+    from pipeline.state.device import Device
     from schemas.decisions import Decision
+    from schemas.envelope import ApprovalGrantedEvent
     from schemas.events.control import Approval
 
 
-def approve(
+def approve(  # noqa: PLR0913, PLR0917 - a command's options
     name: Annotated[
         str, typer.Argument(help="The id of the job, or the Mac's UDID or serial number.")
     ],
-    data_dir: DataDir,
+    data_dir: ReadDir = None,
     hours: Annotated[
         float, typer.Option(min=0.1, max=744, help="Hours until the approval expires.")
     ] = 24.0,
@@ -36,6 +40,9 @@ def approve(
     by: By = "unknown",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+    bootstrap: Bootstrap = None,
 ) -> None:
     """Approve one erasing job on one Mac.
 
@@ -43,32 +50,65 @@ def approve(
     number, the method and the end. The job erases all data on the Mac. Shows all that and asks for
     confirmation, except with --yes or --json. Exit 2 if no job of the Mac waits for approval, or if
     several Macs have the name: then give the id of the job.
+
+    For a fleet on Kafka, --server is the `drydock query` that shows the waiting job, and --keys the
+    approver's directory; the approval is published to the control topic.
     """
-    from pipeline.embedded import control_events, operator_requests
+    from pipeline.cli import fleet_approval
+    from pipeline.embedded import control_events
     from pipeline.signing_keys import KeyStore
     from runtime.trusted_keys import KeysError, Purpose
-    from schemas.envelope import encode
 
+    refuse_two_forms(data_dir, bootstrap)
     now = datetime.now(UTC)
-    reconciler = _load(data_dir)
-    decision = _decision(reconciler, name.strip(), now)
+    if data_dir is not None:
+        device, decision = _find_waiting(data_dir, name.strip(), now)
+        keys = keys or data_dir / "keys"
+    else:
+        device, decision = fleet_approval.find_waiting(server, token_file, name.strip())
+        if keys is None:
+            fail("give --keys the approver's key directory")
     try:
-        key = KeyStore(keys or data_dir / "keys").signer(Purpose.APPROVALS)
+        key = KeyStore(keys).signer(Purpose.APPROVALS)
         event = control_events.approval_granted(decision, by, now, timedelta(hours=hours), key, why)
     except (KeysError, ValueError) as error:
         fail(str(error))
+    fleet = None if data_dir is not None else fleet_approval.check(bootstrap, keys, event)
     if not as_json:
-        for line in _shown(reconciler, decision, event.data.approval):
-            emit(line)
-    if not yes and not as_json:
+        _show(device, decision, event.data.approval, asks=not yes)
+    if data_dir is not None:
+        response = _request(data_dir, event)
+    else:
+        assert fleet is not None
+        fleet_approval.publish(fleet, event)
+        response = {"approved": event.data.approval.job_id}
+    emit(json.dumps(response) if as_json else f"approved: {response['approved']}")
+
+
+def _show(device: "Device", decision: "Decision", approval: "Approval", *, asks: bool) -> None:
+    """Print which Mac is erased, how, and why; end the command if the person, asked, says no."""
+    for line in _shown(device, decision, approval):
+        emit(line)
+    if asks:
         action = f"{decision.action} by {decision.method}"
         question = f"{action} ERASES {decision.serial or decision.udid}. Allow it?"
         typer.confirm(printable_line(question), abort=True)
+
+
+def _request(data_dir: Path, event: "ApprovalGrantedEvent") -> dict[str, Any]:
+    """Return the response of the service to the approval. Exit 2 if it refuses."""
+    from pipeline.embedded import operator_requests
+    from schemas.envelope import encode
+
     body = encode(event)
-    response = send_request(
-        data_dir, "POST", "/v1/approvals", operator_requests.approve(body), body
-    )
-    emit(json.dumps(response) if as_json else f"approved: {response['approved']}")
+    return send_request(data_dir, "POST", "/v1/approvals", operator_requests.approve(body), body)
+
+
+def _find_waiting(data_dir: Path, name: str, now: datetime) -> "tuple[Device, Decision]":
+    """Return the Mac of this name or job, and its decision at `now`. Exit 2 if there is none."""
+    reconciler = _load(data_dir)
+    decision = _decision(reconciler, name, now)
+    return reconciler.fleet.merged_device(decision.udid), decision
 
 
 def _load(data_dir: Path) -> "Reconciler":
@@ -127,9 +167,8 @@ def _waiting(reconciler: "Reconciler", now: datetime) -> "Iterator[Decision]":
             yield decide(reconciler.situation(udid, now), fast_paths=fast_paths_wanted())
 
 
-def _shown(reconciler: "Reconciler", decision: "Decision", approval: "Approval") -> list[str]:
+def _shown(device: "Device", decision: "Decision", approval: "Approval") -> list[str]:
     """Return the lines that show which Mac is erased, how, and why."""
-    device = reconciler.fleet.merged_device(decision.udid)
     target = decision.target
     version = "" if target is None else f", to {target.version} {target.build or ''}".rstrip()
     loan = device.loan_returned_at

@@ -16,13 +16,15 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from pipeline.cli.output import fail
 from pipeline.config import StampSettings, read_stamps
 from pipeline.payload_signing import sign_record
+from pipeline.policy.file import read_policy
+from pipeline.policy.model import Policy
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.signing_keys import KeyStore
 from pipeline.state.advisories import Advisories
 from runtime.kafka import KafkaSettings, SettingsError, kafka_settings
 from runtime.logs import SILENT, silence_kafka_clients
 from runtime.trusted_keys import KeyRing, KeysError, Purpose
-from schemas.envelope import ControlEvent, encode
+from schemas.envelope import ApprovalGrantedEvent, ControlEvent, encode
 from schemas.signed_payloads import PublicKeys
 from schemas.signed_records import CONTROL_RECORD
 from schemas.topics import ADVISORIES, CONTROL, headers_of
@@ -115,6 +117,18 @@ def read_advisories(fleet: Fleet) -> Advisories:
     return state.fleet.advisories
 
 
+def read_policy_in_force(settings: KafkaSettings, trusted: PublicKeys) -> Policy | None:
+    """Return the policy that the control topic has now; None without one.
+
+    Without `trusted` keys for control an unsigned one counts too. Raises one of FAULTS.
+    """
+    state = BroadcastState({}, control=trusted or None)
+    for offset, value in enumerate(read_control(settings)):
+        state.fold_record(CONTROL.name, offset, value)
+    changed = state.fleet.policy
+    return None if changed is None else read_policy(changed.text)
+
+
 def _read_whole(settings: KafkaSettings, topic: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield key and value of all records in the topic's only partition as of now, in their order.
 
@@ -141,11 +155,19 @@ def publish(fleet: Fleet, event: ControlEvent) -> None:
 
     Raises one of FAULTS: then the event may be in the topic or not.
     """
-    signed = sign_record(encode(event), CONTROL_RECORD, fleet.key)
-    producer = KafkaProducer(**fleet.settings.producer_options(timeout_s=_TIMEOUT_S))
+    _send(fleet.settings, event.subject, sign_record(encode(event), CONTROL_RECORD, fleet.key))
+
+
+def publish_approval(settings: KafkaSettings, event: ApprovalGrantedEvent) -> None:
+    """Publish an approval, which its approver has signed, as `publish`."""
+    _send(settings, event.subject, encode(event))
+
+
+def _send(settings: KafkaSettings, subject: str, value: bytes) -> None:
+    producer = KafkaProducer(**settings.producer_options(timeout_s=_TIMEOUT_S))
     try:
         sent = producer.send(
-            CONTROL.name, key=event.subject.encode(), value=signed, headers=headers_of(CONTROL.name)
+            CONTROL.name, key=subject.encode(), value=value, headers=headers_of(CONTROL.name)
         )
         sent.get(timeout=_TIMEOUT_S)
     finally:

@@ -3,6 +3,7 @@
 The service is `drydock run`, or `drydock query` of a fleet on Kafka. The results are equal.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.embedded.status import Status
     from pipeline.replay.explain import Explanation
     from pipeline.replay.operator_steps import PutInForce
+    from pipeline.state.device import Device
+    from schemas.decisions import Decision
 
 _Given = TypeVar("_Given", Path | None, str | None)
 
@@ -271,6 +274,22 @@ class ServiceReadings:
         except (ValueError, LookupError, TypeError) as error:
             self._fail_unreadable(error)
         return found
+
+    def device(self, name: str) -> "tuple[Device, Decision | None]":
+        """Return a Mac and its last decision; exit 2 if none, or more than one, has the name."""
+        from pipeline.state.device import Device
+        from schemas.decisions import Decision
+
+        response = self._get(f"/v1/devices/{quote(name, safe='')}")
+        try:
+            found = response.json()
+            decided = found["decision"]
+            decision = (
+                None if decided is None else Decision.model_validate_json(json.dumps(decided))
+            )
+            return Device.from_wire(found["device"]), decision
+        except (ValueError, LookupError, TypeError) as error:
+            self._fail_unreadable(error)
 
     def dead_letters(
         self,

@@ -17,7 +17,6 @@ from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import make_log
 from runtime.trusted_keys import KeyRing
-from schemas.signed_payloads import PublicKeys
 from tests.factories.sites import JOBS_KEY, KEYS
 
 
@@ -56,7 +55,7 @@ def run(given: Given) -> None:
         data_dir=given.data_dir,
         key=JOBS_KEY,
         jobs=KEYS.jobs,
-        approvals=KEYS.approvals,
+        approvals={**KEYS.approvals, **_own_keys(given.control_keys).approvals},
         group=given.group,
         web=Listen("127.0.0.1", given.web_port),
         session_timeout_s=6.0,
@@ -65,7 +64,9 @@ def run(given: Given) -> None:
         sweep_every=timedelta(days=1000),
         clock=clock,
         stamps=None if given.stamp_key is None else Stamps([given.stamp_key.encode()]),
-        control=None if given.stamp_key is None else _control_keys(given.control_keys),
+        control=None
+        if given.stamp_key is None
+        else {**KEYS.control, **_own_keys(given.control_keys).control},
     )
     try:
         asyncio.run(serve_until_signalled(plan, Metrics(CollectorRegistry()), make_log()))
@@ -73,6 +74,5 @@ def run(given: Given) -> None:
         sys.exit(str(error))
 
 
-def _control_keys(directory: Path | None) -> PublicKeys:
-    more = {} if directory is None else KeyRing.load(directory).control
-    return {**KEYS.control, **more}
+def _own_keys(directory: Path | None) -> KeyRing:
+    return KeyRing() if directory is None else KeyRing.load(directory)
