@@ -1,22 +1,25 @@
-"""Halts in force, read from the control topic; None if they are unknown.
+"""Halts in force, read from two topics; None if they are unknown.
 
-Every agent reads the whole topic, without a consumer group, and asks the broker every second for
-the end offset. The halts are known for `STALE_AFTER_S` after a request for the end offset, once
-everything before that offset is read. After that time they are unknown, and no job may start.
+Operators set and clear halts in the control topic. Workers set those of an action that Drydock
+itself halts in the topic of halts.
 
-Only events that a trusted key for control signed count. Others are logged and counted: anyone who
-can write the topic could clear a halt. When a key is added or removed, the topic is read again from
-its first record.
+Every agent reads both topics whole, without a consumer group, and asks the broker every second for
+the end offsets. The halts are known for `STALE_AFTER_S` after a request for the end offsets, once
+everything before them is read. After that time they are unknown, and no job may start.
 
-The topic keeps all records, so halts may be missing if its first records were deleted before they
-were read. That is reported; while nothing else is in the topic, the halts are unknown. Halts that
+Only events count that a trusted key signed: one for control in the control topic, one for jobs in
+the other. Others are logged and counted: anyone who can write the topic could clear a halt. When a
+key is added or removed, the topics are read again from their first records.
+
+The topics keep all records, so halts may be missing if the first records of one were deleted before
+they were read. That is reported; while nothing else is in it, the halts are unknown. Halts that
 were read once stay in force until they are cleared, also if the topic is created again, or if the
 key that signed them is removed; a clearing by a removed key does not count any more.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,15 +32,16 @@ from schemas import logkeys as key
 from schemas.envelope import HaltClearedEvent, HaltSetEvent, InvalidEvent, decode
 from schemas.events.control import HaltScope, HaltSet
 from schemas.signed_payloads import PublicKeys
-from schemas.signed_records import CONTROL_RECORD, verify_record
+from schemas.signed_records import AUTOMATIC_HALT_RECORD, CONTROL_RECORD, verify_record
 from schemas.signing import SignatureError
-from schemas.topics import CONTROL
+from schemas.topics import CONTROL, HALTS
 
 STALE_AFTER_S: Final = 5.0
 _END_OFFSET_INTERVAL_S: Final = 1.0
 _POLL_MS: Final = 250
 _TIMEOUT_MS: Final = 4000
 _HALT: Final = b"drydock.halt."
+_PARTITIONS: Final = (TopicPartition(CONTROL.name, 0), TopicPartition(HALTS.name, 0))
 _LOG_INTERVAL_S: Final = 30.0
 
 # Time, True for a halt (a halt wins against a clearing of the same time), content as JSON.
@@ -97,19 +101,31 @@ def decode_halt(raw: bytes | None, keys: PublicKeys) -> HaltSetEvent | HaltClear
     return event
 
 
+def decode_automatic_halt(raw: bytes, keys: PublicKeys) -> HaltSetEvent | None:
+    """Return the halt that Drydock itself set, in these bytes; None for any other event.
+
+    Raises SignatureError if none of `keys` signed it, InvalidEvent for bytes that are no event.
+    """
+    event = decode(raw)
+    if not isinstance(event, HaltSetEvent) or not event.data.is_automatic:
+        return None
+    verify_record(raw, AUTOMATIC_HALT_RECORD, keys)
+    return event
+
+
 class HaltReader(threading.Thread):
     """Thread that keeps the halts current. Any thread may call `scopes`.
 
-    `on_lost` is called with the number of records that were deleted before they were read, `keys`
-    returns the trusted keys (the same object until they change), and `on_ignored` is called for
-    each halt event that is unreadable or that no trusted key signed.
+    `on_lost` is called with a topic and its number of records that were deleted before they were
+    read, `keys` returns the trusted keys (the same object until they change), and `on_ignored` is
+    called for each halt event that is unreadable or that no trusted key signed.
     """
 
     def __init__(
         self,
         connection: KafkaConnection,
         log: Any,
-        on_lost: Callable[[int], None],
+        on_lost: Callable[[str, int], None],
         keys: Callable[[], KeyRing],
         on_ignored: Callable[[], None],
     ) -> None:
@@ -119,8 +135,10 @@ class HaltReader(threading.Thread):
         self._on_lost = on_lost
         self._keys = keys
         self._on_ignored = on_ignored
-        # The offset before which all records are read, and that before which records are lost.
-        self._read_before = self._lost_before = 0
+        # By topic: the offset before which all records are read, and that before which records are
+        # lost.
+        self._read_before = {partition.topic: 0 for partition in _PARTITIONS}
+        self._lost_before = dict(self._read_before)
         self._book = HaltBook()
         self._read_with: KeyRing | None = None
         self._lock = threading.Lock()
@@ -131,7 +149,7 @@ class HaltReader(threading.Thread):
     def scopes(self, now: datetime) -> tuple[HaltScope, ...] | None:
         """Return the scopes of the halts in force at `now`; empty without halts, None if unknown.
 
-        The halts are unknown if the topic was not read to its end in the last `STALE_AFTER_S`
+        The halts are unknown if a topic was not read to its end in the last `STALE_AFTER_S`
         seconds of system time. `now` is by the agent's clock.
         """
         with self._lock:
@@ -158,39 +176,54 @@ class HaltReader(threading.Thread):
             backoff.wait(self._ending)
 
     def _read_until_stopped(self) -> None:
-        """Read the topic from its first record with a new client, until stopped.
+        """Read the topics from their first records with a new client, until stopped.
 
         An event counts when it is read. Raises KafkaError.
         """
-        partition = TopicPartition(CONTROL.name, 0)
         options = self._connection.consumer_options() | {
             "request_timeout_ms": _TIMEOUT_MS,
             "reconnect_backoff_max_ms": 1000,
             "bootstrap_timeout_ms": _TIMEOUT_MS,
         }
         with KafkaConsumer(**options) as consumer:
-            consumer.assign([partition])
-            consumer.seek_to_beginning(partition)
-            begin = consumer.beginning_offsets([partition], timeout_ms=_TIMEOUT_MS)[partition]
-            self._check_begin(begin)
-            end, asked_at, ask_at = 0, 0.0, 0.0
+            consumer.assign(_PARTITIONS)
+            consumer.seek_to_beginning(*_PARTITIONS)
+            begins = consumer.beginning_offsets(_PARTITIONS, timeout_ms=_TIMEOUT_MS)
+            for partition in _PARTITIONS:
+                self._check_begin(partition.topic, begins[partition])
+            ends: dict[TopicPartition, int] = {}
+            asked_at = ask_at = 0.0
             keys = self._keys()
             book = self._book if keys is self._read_with else self._book.without_clearings()
             while not self._ending.is_set() and self._keys() is keys:
                 if time.monotonic() >= ask_at:
                     asked_at = time.monotonic()
-                    end = consumer.end_offsets([partition], timeout_ms=_TIMEOUT_MS)[partition]
+                    ends = consumer.end_offsets(_PARTITIONS, timeout_ms=_TIMEOUT_MS)
                     ask_at = asked_at + _END_OFFSET_INTERVAL_S
-                for record in consumer.poll(timeout_ms=_POLL_MS).get(partition, ()):
-                    self._fold_record(record, keys, book)
-                position = consumer.position(partition, timeout_ms=_TIMEOUT_MS)
-                if position is not None and position >= end:
-                    self._read_before = max(self._read_before, position)
+                for records in consumer.poll(timeout_ms=_POLL_MS).values():
+                    for record in records:
+                        self._fold_record(record, keys, book)
+                if self._has_read(consumer, ends):
                     with self._lock:
                         self._book, self._read_with = book, keys
-                    if end > self._lost_before or not self._lost_before:
-                        with self._lock:
+                        if all(self._has_halts(each.topic, ends[each]) for each in _PARTITIONS):
                             self._known_at = asked_at
+
+    def _has_read(self, consumer: Any, ends: Mapping[TopicPartition, int]) -> bool:
+        """Return True if every topic is read to its end, and keep how far each one is read."""
+        positions = {
+            each: consumer.position(each, timeout_ms=_TIMEOUT_MS) or 0 for each in _PARTITIONS
+        }
+        if any(positions[each] < ends[each] for each in _PARTITIONS):
+            return False
+        for each, position in positions.items():
+            self._read_before[each.topic] = max(self._read_before[each.topic], position)
+        return True
+
+    def _has_halts(self, topic: str, end: int) -> bool:
+        """Return False while a topic has lost records, and has no others."""
+        lost_before = self._lost_before[topic]
+        return end > lost_before or not lost_before
 
     def _fold_record(self, record: Any, keys: KeyRing, book: HaltBook) -> None:
         """Fold the halt event of a record; log and count one that does not count.
@@ -200,9 +233,13 @@ class HaltReader(threading.Thread):
         """
         raw = record.value or b""
         try:
-            event = decode_halt(raw, keys.control)
+            event = (
+                decode_halt(raw, keys.control)
+                if record.topic == CONTROL.name
+                else decode_automatic_halt(raw, keys.jobs)
+            )
         except SignatureError as error:
-            self._ignore("halt event ignored: no trusted key for control signed it", record, error)
+            self._ignore("halt event ignored: no trusted key signed it", record, error)
         except InvalidEvent as error:
             if _HALT in raw:
                 message = "unreadable halt ignored; publish it again with `drydock halt`"
@@ -213,24 +250,24 @@ class HaltReader(threading.Thread):
                     book.apply(event)
 
     def _ignore(self, message: str, record: Any, error: Exception) -> None:
-        if record.offset < self._read_before:
+        if record.offset < self._read_before[record.topic]:
             return  # it was counted when it was read first
         self._on_ignored()
-        found = {key.TOPIC: CONTROL.name, key.OFFSET: record.offset, key.DETAIL: str(error)}
+        found = {key.TOPIC: record.topic, key.OFFSET: record.offset, key.DETAIL: str(error)}
         self._log.error(message, **found)
 
-    def _check_begin(self, begin: int) -> None:
+    def _check_begin(self, topic: str, begin: int) -> None:
         """Report records before `begin` that were deleted before this agent read them."""
-        if begin < self._lost_before:
-            self._lost_before = 0  # the topic was created again
-        lost = begin - self._read_before
+        if begin < self._lost_before[topic]:
+            self._lost_before[topic] = 0  # the topic was created again
+        lost = begin - self._read_before[topic]
         if lost <= 0:
             return
-        self._lost_before = begin
-        self._on_lost(lost)
+        self._lost_before[topic] = begin
+        self._on_lost(topic, lost)
         self._log.error(
             "records lost: they were deleted or skipped; repeat the halts that must be in force",
-            **{key.TOPIC: CONTROL.name, key.COUNT: lost, key.OFFSET: begin},
+            **{key.TOPIC: topic, key.COUNT: lost, key.OFFSET: begin},
         )
 
     def _log_failure(self, error: Exception) -> None:
@@ -238,7 +275,7 @@ class HaltReader(threading.Thread):
             self._next_log_at = time.monotonic() + _LOG_INTERVAL_S
             detail = str(error) or type(error).__name__
             self._log.warning(
-                "cannot read halts from the control topic; retrying;"
+                "cannot read halts from their topics; retrying;"
                 " without a success for 5 s no job starts",
                 **{key.DETAIL: detail},
             )

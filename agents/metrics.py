@@ -16,7 +16,7 @@ from runtime.metrics import (
 )
 from schemas.dead_letters import DeadLetterCode
 from schemas.results import Outcome
-from schemas.topics import CONTROL
+from schemas.topics import CONTROL, HALTS
 
 FENCED: Final = "fenced"
 UNCONFIRMED: Final = "unconfirmed"
@@ -27,6 +27,7 @@ ENDING: Final = "ending"
 EXPIRED: Final = "expired"
 _JOURNAL: Final = "journal"
 _JOBS: Final = "drydock.jobs"
+_HALT_TOPICS: Final = (CONTROL.name, HALTS.name)
 _TOPICS: Final = (_JOBS, "drydock.attempts")
 
 
@@ -114,7 +115,7 @@ class AgentMetrics:
         )
         self._records_lost = lost_records_counter(registry)
         self._moved_offsets = moved_offsets_counter(registry)
-        for topic in (_JOBS, CONTROL.name):
+        for topic in (_JOBS, *_HALT_TOPICS):
             self._records_lost.labels(topic)
         self._moved_offsets.labels(_JOBS)
         self._blocked = Counter(
@@ -209,8 +210,8 @@ class AgentMetrics:
         self._refusals.inc()
 
     def count_lost_records(self, topic: str, count: int) -> None:
-        """Count records of the job topic, or of the control topic, that were not read."""
-        self._records_lost.labels(CONTROL.name if topic == CONTROL.name else _JOBS).inc(count)
+        """Count records of the job topic, or of a topic with halts, that were not read."""
+        self._records_lost.labels(topic if topic in _HALT_TOPICS else _JOBS).inc(count)
 
     def count_ignored_control(self) -> None:
         """Count a halt or clearing that no trusted key signed, or that is unreadable."""

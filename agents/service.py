@@ -39,7 +39,6 @@ from runtime.sqlite import InUseError, OpenError
 from runtime.trusted_keys import KeysError, TrustedKeys
 from schemas import logkeys as key
 from schemas.events.control import HaltScope
-from schemas.topics import CONTROL
 
 ADDRESS_FILE: Final = "agent.json"
 _NAME_FILE: Final = "name"
@@ -104,7 +103,7 @@ class _Agent:
         self._halts = HaltReader(
             plan.connection,
             log,
-            lambda lost: self._metrics.count_lost_records(CONTROL.name, lost),
+            self._metrics.count_lost_records,
             keys.current,
             self._metrics.count_ignored_control,
         )

@@ -165,7 +165,7 @@ def _worker(it: _Grant) -> list[Access]:
 def _agent(it: _Grant, site: str) -> list[Access]:
     group = f"drydock.agent.{site}"
     own = attempts_topic(site)
-    read = (jobs_topic(site), queries_topic(site), own, CONTROL, CHECKINS, INVENTORY)
+    read = (jobs_topic(site), queries_topic(site), own, CONTROL, HALTS, CHECKINS, INVENTORY)
     return [
         *it.topics(Operation.READ, read),
         *it.topics(Operation.WRITE, (own, RESULTS, DEAD_LETTERS)),

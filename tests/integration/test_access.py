@@ -185,6 +185,7 @@ ALLOWED: list[tuple[str, Act, str]] = [
     ("drydock-worker", join, "drydock-worker"),
     ("drydock-agent-london", read, "drydock.jobs.london.v1"),
     ("drydock-agent-london", read, "drydock.checkins.v1"),
+    ("drydock-agent-london", read, "drydock.halts.v1"),
     ("drydock-agent-london", write, "drydock.results.v1"),
     ("drydock-agent-london", join, "drydock.agent.london"),
     ("drydock-agent-london", fence, "drydock.attempts.london.0"),

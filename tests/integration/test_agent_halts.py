@@ -2,19 +2,28 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kafka import KafkaAdminClient, KafkaProducer  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from agents.halts import STALE_AFTER_S
 from pipeline.cli.app import app
+from pipeline.embedded.control_events import halt_set
+from pipeline.payload_signing import sign_record
+from pipeline.reconcile.automatic_halt import action_scope
 from pipeline.signing_keys import KeyStore
 from runtime.trusted_keys import Purpose
 from schemas.envelope import AttemptsResetEvent, encode
-from schemas.topics import ADVISORIES, CONTROL
+from schemas.events.control import DRYDOCK_ITSELF
+from schemas.jobs import Action
+from schemas.signed_records import AUTOMATIC_HALT_RECORD
+from schemas.topics import ADVISORIES, CONTROL, HALTS
 from tests.factories import release
+from tests.factories.sites import STRANGER_KEY
 from tests.kafka.agent_site import AgentSite, drydock, eventually
 from tests.kafka.brokers import KafkaCluster
 from tests.kafka.topics import make_topics
@@ -55,10 +64,50 @@ def test_halt_reaches_every_agent_in_time_and_lasts_until_resumed(site: AgentSit
     assert "is not halted" in again.stderr
 
 
+def automatic_halt(site: AgentSite, key: Ed25519PrivateKey) -> bytes:
+    """Return the record of a halt of updates that Drydock itself set, signed with a key."""
+    scope = action_scope(site.name, Action.UPDATE)
+    event = halt_set(scope, DRYDOCK_ITSELF, "too many", None, datetime.now(UTC))
+    return sign_record(encode(event), AUTOMATIC_HALT_RECORD, key)
+
+
+def test_accepted_job_of_an_action_that_drydock_halts_does_not_start(site: AgentSite) -> None:
+    here = ("--bootstrap", site.bootstrap, "--keys", str(site.folder / "keys"))
+    scope = f"site:{site.name}/update"
+    assert drydock("halt", "--all", "--why", "drill", *here).returncode == 0
+    agent = site.start("one")
+    site.is_assigned(agent, 4)
+    jobs = site.prompts(2)
+    site.order(*jobs)
+    eventually(lambda: site.phases() == ["accepted"] * 2, "jobs are accepted")
+    signer = KeyStore(site.folder / "keys").signer(Purpose.JOBS)
+    raw, ignored = automatic_halt(site, signer), "drydock_agent_control_ignored_total"
+    before = agent.metric(ignored)
+    forged = (automatic_halt(site, STRANGER_KEY), raw.replace(b"too many", b"too much"))
+    site.publish(*(("x", one) for one in (*forged, raw)), topic=HALTS.name)
+    eventually(lambda: scope in (agent.health()["halts"] or ()), "the agent knows of the halt")
+    assert agent.metric(ignored) == before + len(forged)
+    assert drydock("resume", "--all", *here).returncode == 0
+    eventually(lambda: agent.health()["halts"] == [scope], "only the halt of the action is left")
+    assert site.acted() == []
+    resumed = drydock("resume", scope, *here)
+    assert resumed.returncode == 0, resumed.stderr
+    site.are_done(jobs)
+
+
 def test_no_job_starts_while_halts_cannot_be_read(site: AgentSite) -> None:
+    starts_no_job_without(site, CONTROL.name)
+
+
+def test_no_job_starts_while_halts_of_actions_cannot_be_read(site: AgentSite) -> None:
+    starts_no_job_without(site, HALTS.name)
+
+
+def starts_no_job_without(site: AgentSite, topic: str) -> None:
+    """Delete a topic with halts, and create it again while jobs wait."""
     with KafkaAdminClient(bootstrap_servers=site.bootstrap) as admin:
-        admin.delete_topics([CONTROL.name])
-        wait_until(lambda: CONTROL.name not in admin.list_topics(), 30, "not deleted")
+        admin.delete_topics([topic])
+        wait_until(lambda: topic not in admin.list_topics(), 30, "not deleted")
     agent = site.start("one")
     jobs = site.prompts(2)
     site.order(*jobs)
