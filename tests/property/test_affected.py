@@ -4,6 +4,7 @@ import random
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,18 @@ from pipeline.decide.decision import decide
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.change import merge_changes
 from schemas.envelope import Event
-from tests.factories import NOW, RELEASES, policy_changed, release, reported
+from schemas.jobs import Action
+from tests.factories import (
+    HOUR,
+    NOW,
+    POLICY_TEXT,
+    RELEASES,
+    halt_cleared,
+    halted,
+    policy_changed,
+    release,
+    reported,
+)
 from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy_texts, reports
 
 _MANY = 20
@@ -76,6 +88,26 @@ def test_every_mac_whose_decision_changes_is_reconciled(
         whole = affected - forgotten
         assert whole <= set(after), "a record that is part of a Mac was affected itself"
         before = after
+
+
+@pytest.mark.parametrize("action", [Action.UPDATE, Action.UPGRADE, Action.REINSTALL])
+def test_every_mac_that_a_halt_of_an_action_holds_is_reconciled(action: Action) -> None:
+    """Drawn events seldom halt an action that a Mac needs: each of these fleets is halted."""
+    held = 0
+    for seed in range(8):
+        reconciler = fleet_of(random.Random(seed), POLICY_TEXT + "upgrades: {to: '26'}\n")
+        before = decisions(reconciler)
+        for event in (
+            halted(NOW - HOUR, site="london", action=action),
+            halt_cleared(NOW - HOUR / 2, site="london", action=action),
+        ):
+            affected = set(reconciler.affected(reconciler.fold(event)))
+            after = decisions(reconciler)
+            changed = {udid for udid in after if before[udid] != after[udid]}
+            assert changed <= affected
+            held += len(changed)
+            before = after
+    assert held >= 8, "too few Macs need the action for the test to fail"
 
 
 @given(
