@@ -186,7 +186,7 @@ HALTS: Final = Topic(
     compacted=False,
     description=(
         "Halts of an action at a site that Drydock itself sets. Operators end them in the control "
-        "topic. Every worker reads the whole topic."
+        "topic. Every worker and every agent reads the whole topic."
     ),
 )
 ORDERS: Final = Topic(
