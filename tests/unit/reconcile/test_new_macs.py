@@ -69,6 +69,17 @@ def test_known_macs_other_senders_and_the_next_hour_are_not_affected() -> None:
     assert refused(reconciler, reports(range(5, 8), at=later), later) == 0
 
 
+def test_restart_admits_as_many_new_macs_again_and_no_more() -> None:
+    reconciler, restarts = a_fleet(), 3
+    refused(reconciler, reports(range(40)))
+    for number in range(1, restarts + 1):
+        devices = reconciler.fleet.devices
+        reconciler = a_fleet()
+        reconciler.fleet.devices.update(devices)
+        assert refused(reconciler, reports(range(40))) == 40 - 5 * (number + 1)
+    assert len(reconciler.fleet.devices) == 5 * (restarts + 1)
+
+
 def test_mdm_channel_brings_up_a_whole_company() -> None:
     reconciler = a_fleet()
     first = [delivered(polled(f"MAC-{number}"), "nanomdm") for number in range(30)]
