@@ -405,8 +405,18 @@ def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, dateti
 
 
 def is_update_running(s: Situation) -> bool:
-    """Return True if the Mac reported within a day that it downloads or installs an update."""
-    return s.device.install_state in _RUNNING_STATES and s.now_us < _running_until_us(s)
+    """Return True if the Mac reported within a day that it downloads or installs an update.
+
+    False once it reports the version that it was to install: many Macs send no last state.
+    """
+    device = s.device
+    if device.install_state not in _RUNNING_STATES or s.now_us >= _running_until_us(s):
+        return False
+    pending, version = device.pending_version, device.os_version
+    if pending is None or version is None or pending.supplement:
+        return True
+    is_later = device.reported_us("os_version") > device.reported_us("install_state")
+    return not (is_later and version.release >= pending.release)
 
 
 def _running_until_us(s: Situation) -> int:

@@ -1,5 +1,6 @@
 """Methods: the choice for each action, and the obstacle of each method."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -312,6 +313,29 @@ def test_next_method_follows_when_the_tries_of_one_are_used(
     update = needs_update(s, exposure(s))
     assert update is not None
     assert choose_method(s, update).method is method
+
+
+@pytest.mark.parametrize(
+    ("pending", "version", "ago", "reason"),
+    [
+        ("26.1", "26.1", HOUR / 2, None),
+        ("26.1", "26.1", 2 * HOUR, Reason.OTHER_UPDATE_RUNNING),
+        ("26.2", "26.1", HOUR / 2, Reason.OTHER_UPDATE_RUNNING),
+        (None, "26.1", HOUR / 2, Reason.OTHER_UPDATE_RUNNING),
+    ],
+)
+def test_declared_update_is_over_when_the_mac_reports_its_version(
+    pending: str | None, version: str, ago: timedelta, reason: Reason | None
+) -> None:
+    status = DdmStatusReported.model_validate(
+        {"udid": UDID, "install_state": "installing", "pending_version": pending}
+    )
+    device = mac(version, supervised=False, seen_at=NOW - ago)
+    device = apply_ddm_status(device, status, to_us(NOW - HOUR))
+    s = situation(device)
+    need = needs_update(s, exposure(s))
+    assert need is not None
+    assert choose_method(s, need).reason is reason
 
 
 def test_running_declared_update_may_be_declared_again() -> None:
