@@ -32,6 +32,7 @@
     WATCHING  Mac booted into the target since the order         DONE (acted)
     WATCHING  Mac enrolled again by `install_profile`            DONE (acted or failed)
     WATCHING  the order was to restart                           DONE (acted or failed)
+    WATCHING  success test of the activation passed              DONE (acted)
     WATCHING  it did not until `report_by`                       DONE (failed)
     WATCHING  Mac reports a failure, or left MDM                 DONE (failed)
     WATCHING  nothing seen for 6 h, or no progress for 24 h      DONE (failed)
@@ -39,6 +40,7 @@
     WATCHING  new state, or 25 % more                            WATCHING (progressed)
     INTENDED  Mac unreachable for 24 h                           DONE (acted: perhaps)
     WATCHING  Mac unreachable for 24 h                           DONE (acted)
+    touched   the same, and the order was an activation          DONE (failed)
     touched   halted or withdrawn; its form can withdraw it      DONE (superseded)
     touched   halted or withdrawn; it may still be delivered     no change (progressed)
     DONE      any                                                DONE
@@ -253,9 +255,9 @@ def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
 def _on_unreachable(entry: JournalEntry, obstacle: Obstacle | None, now: datetime) -> Wait | Finish:
     """Return a wait for the next look, or the end after 24 h without contact.
 
-    The outcome is then FAILED for an untouched job and ACTED for a touched one. The 24 h begin at
-    the first failed look, or at the time from which the Mac should work on the order if that is
-    later. An untouched job with an obstacle fails at once.
+    The outcome is then FAILED for an untouched job and for an activation, and ACTED for another
+    touched one. The 24 h begin at the first failed look, or when the Mac should work on the order
+    if that is later. An untouched job with an obstacle fails at once.
     """
     if obstacle is not None and not entry.touched:
         return finish(entry, Outcome.FAILED, obstacle.error_code, obstacle.detail)
@@ -264,6 +266,9 @@ def _on_unreachable(entry: JournalEntry, obstacle: Obstacle | None, now: datetim
     if now >= given_up_at:
         if not entry.touched:
             return finish(entry, Outcome.FAILED, ErrorCode.UNREACHABLE, "never reached")
+        if entry.job.method is Method.ACTIVATION_COMMAND:
+            # No report shows its work; a repeat begins with the success test.
+            return finish(entry, Outcome.FAILED, ErrorCode.UNREACHABLE, "success test not seen")
         # Not FAILED: the order may be under way or complete, and FAILED could lead to a second one.
         known = entry.phase is Phase.WATCHING
         detail = "out of reach since; left to the Mac's report"

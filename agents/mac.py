@@ -25,6 +25,7 @@ STEPS: Final = {
     Method.INSTALL_PROFILE: "enroll",
     Method.RESTART_DEVICE: "restart",
     Method.RESTART_UPDATE_SERVICE: "restart",
+    Method.ACTIVATION_COMMAND: "activate",
 }
 """Name of the one step that each method has on the Mac."""
 
@@ -91,6 +92,7 @@ class Observation:
     must be left alone now; `obstacle` is the reason for which this form cannot give the order, None
     without one. `serial` is the serial number that the Mac itself reported. `snapshot_at` and
     `time_machine_at` are the times of the newest APFS snapshot and of the newest complete backup.
+    `is_activated` is True if the order was an activation, and its success test passed.
     """
 
     os_version: OSVersion | None = None
@@ -117,6 +119,7 @@ class Observation:
     serial: str | None = None
     snapshot_at: datetime | None = None
     time_machine_at: datetime | None = None
+    is_activated: bool = False
 
 
 class AckKind(StrEnum):

@@ -33,15 +33,17 @@ _IDLE: Final = frozenset({InstallState.NONE, InstallState.WAITING})
 def watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finish:
     """Return the step for an accepted order: done, failed, or a wait.
 
-    Finish with the outcome ACTED if the Mac booted into the target. FAILED if the Mac reports a
-    failure since the intent, made no progress in time, or left MDM under an MDM order that does not
-    erase. Otherwise Wait, with a PROGRESSED result after new progress.
+    Finish with the outcome ACTED if the Mac booted into the target, or has the activation. FAILED
+    if the Mac reports a failure since the intent, made no progress in time, or left MDM under an
+    MDM order that does not erase. Otherwise Wait, with a PROGRESSED result after new progress.
     """
     assert entry.intent_at is not None
     if entry.job.method is Method.INSTALL_PROFILE:
         return _watch_enrollment(entry, look, now)
     if entry.job.method is Method.RESTART_DEVICE:
         return _watch_restart(entry, look)
+    if look.is_activated:
+        return finish(entry, Outcome.ACTED, None, "the success test passed", look)
     if ran_since(entry.job, look, entry.boot_at, entry.intent_at):
         return finish(entry, Outcome.ACTED, None, "runs the target since a boot", look)
     seen = look.progress

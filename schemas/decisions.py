@@ -50,6 +50,7 @@ class Reason(StrEnum):
     IDENTITY_EXPIRING = "identity_expiring"
     REENROLL_AFTER_REINSTALL = "reenroll_after_reinstall"
     ENROLLMENT_INCOMPLETE = "enrollment_incomplete"
+    ACTIVATION_MISSING = "activation_missing"
     # hold
     NO_POLICY = "no_policy"
     EXEMPT = "exempt"

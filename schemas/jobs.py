@@ -23,6 +23,7 @@ class Action(StrEnum):
     REIMAGE = "reimage"
     REENROLL = "reenroll"
     RESTART = "restart"
+    ACTIVATE = "activate"
 
 
 # The actions that install a system: they need disk space, power and a slot of their site.
@@ -42,6 +43,7 @@ class Method(StrEnum):
     INSTALL_PROFILE = "install_profile"
     RESTART_DEVICE = "restart_device"
     RESTART_UPDATE_SERVICE = "restart_update_service"
+    ACTIVATION_COMMAND = "activation_command"
 
 
 MDM_METHODS = frozenset(
@@ -61,6 +63,7 @@ SSH_METHODS = frozenset(
         Method.ASR,
         Method.PROFILES_RENEW,
         Method.RESTART_UPDATE_SERVICE,
+        Method.ACTIVATION_COMMAND,
     }
 )
 
@@ -122,8 +125,9 @@ class Target(WireModel):
 class Job(WireModel):
     """One instruction to a site's executor: one action by one method on one Mac.
 
-    - `intent`: the target's version, or the cause of a reinstall, restart or re-enrollment. The id
-      is derived from UDID, action, intent and generation.
+    - `intent`: the target's version, the cause of a reinstall, restart or re-enrollment, or the
+      name of an activation (`schemas.activations`). The id is derived from UDID, action, intent and
+      generation.
     - `enforce_at`: the time at which the Mac itself must install (the deadline in a DDM
       declaration); an order less than an hour before it declares an hour later, but no time after
       `expires_at`.

@@ -83,6 +83,7 @@ class ErrorCode(StrEnum):
     INSTALLER_UNAVAILABLE = "installer_unavailable"
     INSTALLER_CORRUPT = "installer_corrupt"
     IMAGE_UNFIT = "image_unfit"
+    ACTIVATION_FAILED = "activation_failed"
     NOT_DELIVERED = "not_delivered"
     PUSH_FAILED = "push_failed"
     COMMAND_LOST = "command_lost"

@@ -41,6 +41,7 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.IDENTITY_EXPIRING: "The certificate of its enrollment ends soon.",
     Reason.REENROLL_AFTER_REINSTALL: "It was erased and did not enroll again by itself.",
     Reason.ENROLLMENT_INCOMPLETE: "It began to enroll and did not finish.",
+    Reason.ACTIVATION_MISSING: "An activation over SSH (`follow_up.over_ssh`) is missing.",
     # hold
     Reason.NO_POLICY: "No policy is in force.",
     Reason.EXEMPT: "An exemption or a rule of the policy leaves it as it is.",
@@ -153,6 +154,7 @@ METHODS: Final[Mapping[Method, str]] = {
     Method.INSTALL_PROFILE: "Installs the enrollment profile again over MDM.",
     Method.RESTART_DEVICE: "The MDM command RestartDevice.",
     Method.RESTART_UPDATE_SERVICE: "Restarts Apple's update service `softwareupdated`, over SSH.",
+    Method.ACTIVATION_COMMAND: "A command of the site with a success test, over SSH.",
 }
 
 ERRORS: Final[Mapping[ErrorCode, str]] = {
@@ -193,6 +195,7 @@ ERRORS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.INSTALLER_UNAVAILABLE: "No installer of the release is available at the site.",
     ErrorCode.INSTALLER_CORRUPT: "The installer is not the one that Apple signed, or is damaged.",
     ErrorCode.IMAGE_UNFIT: "No image fits the Mac in every point, or it has no volume for one.",
+    ErrorCode.ACTIVATION_FAILED: "The success test of the activation fails after its command.",
     ErrorCode.NOT_DELIVERED: "The command is still in the MDM server's queue.",
     ErrorCode.PUSH_FAILED: "Apple's push service refused the message that wakes the Mac.",
     ErrorCode.COMMAND_LOST: "The Mac contacted MDM and did not get the command.",

@@ -408,6 +408,7 @@ def policies() -> st.SearchStrategy[Policy]:
                 [
                     {"activations": ["munki"], "compliant": True, "bootstrap_token": True},
                     {"profiles": ["pppc"], "compliant": False},
+                    {"activations": ["munki", "office"], "over_ssh": ["munki"]},
                 ]
             ),
             "thresholds": st.sampled_from(

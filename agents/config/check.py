@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from agents.config.model import (
+    ActivationConfig,
     BucketAccess,
     InstallersConfig,
     MdmServerConfig,
@@ -26,7 +27,7 @@ def unusable_secrets(site: SiteConfig, environment: Mapping[str, str]) -> list[s
     logins += [server.ddm.login for server in site.mdm_servers if server.ddm is not None]
     if site.ssh is not None and site.ssh.volume_owner is not None:
         logins.append(site.ssh.volume_owner.password)
-    logins += bucket_secrets(site).values()
+    logins += other_secrets(site).values()
     problems = [secret_problem(login, environment) for login in logins]
     if site.ssh is not None:
         problems.append(file_problem(site.ssh.key))
@@ -35,8 +36,8 @@ def unusable_secrets(site: SiteConfig, environment: Mapping[str, str]) -> list[s
     return [problem for problem in problems if problem is not None]
 
 
-def bucket_secrets(site: SiteConfig) -> dict[str, SecretRef]:
-    """Return the secrets of the site's buckets and of its content caches, by what they are."""
+def other_secrets(site: SiteConfig) -> dict[str, SecretRef]:
+    """Return the secrets of buckets, content caches and activations, by what they are."""
     found: dict[str, SecretRef | None] = {}
     if site.installers is not None:
         found["access key of the bucket"] = site.installers.bucket.access_key
@@ -45,6 +46,9 @@ def bucket_secrets(site: SiteConfig) -> dict[str, SecretRef]:
     if site.ssh is not None and site.ssh.images_from is not None:
         found["access key of the images"] = site.ssh.images_from.access_key
         found["secret key of the images"] = site.ssh.images_from.secret_key
+    if site.ssh is not None:
+        for name, activation in site.ssh.activations.items():
+            found[f"secret of the activation {name}"] = activation.secret
     return {name: reference for name, reference in found.items() if reference is not None}
 
 
@@ -83,13 +87,18 @@ def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> 
     def ssh_row(ssh: SshConfig) -> dict[str, Any]:
         owner = ssh.volume_owner
         password = owner and {"user": owner.user, "password": secret(owner.password)}
-        row = ssh.model_dump(mode="json", exclude={"volume_owner", "images_from"})
+        row = ssh.model_dump(mode="json", exclude={"volume_owner", "images_from", "activations"})
         return {
             **row,
             "key_problem": file_problem(ssh.key),
             "volume_owner": password,
             "images_from": ssh.images_from and bucket_row(ssh.images_from),
+            "activations": {name: activation_row(one) for name, one in ssh.activations.items()},
         }
+
+    def activation_row(activation: ActivationConfig) -> dict[str, Any]:
+        row = activation.model_dump(mode="json", exclude={"secret"})
+        return {**row, "secret": activation.secret and secret(activation.secret)}
 
     def bucket_row(bucket: BucketAccess) -> dict[str, Any]:
         keys = {"access_key": bucket.access_key, "secret_key": bucket.secret_key}
@@ -166,6 +175,9 @@ def _ssh_lines(row: Mapping[str, Any]) -> Iterator[str]:
             f" {image['firmware']}, for {', '.join(image['models'])}, {_gb(image['size_bytes'])} GB"
             f" at {image['url']}, restored to the volume {image['volume']}"
         )
+    for name, activation in row["activations"].items():
+        given = f", {_secret(activation['secret'])}" if activation["secret"] else ""
+        yield f"    activation {name}: {activation['command'][0]}{given}"
 
 
 def _installer_lines(row: Mapping[str, Any] | None) -> Iterator[str]:

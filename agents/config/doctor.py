@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from agents.config.check import Read, bucket_secrets, file_problem, secret_problem
+from agents.config.check import Read, file_problem, other_secrets, secret_problem
 from agents.config.file import AgentConfigDocument
 from agents.config.lint import lint
 from agents.config.model import MdmServerConfig, SiteConfig, SshConfig, is_loopback
@@ -143,7 +143,7 @@ def _site_secrets(site: SiteConfig, environment: Mapping[str, str]) -> _Found:
     """Yield the state of the secrets that belong to no server of Macs."""
     if site.erase_pin is not None:
         yield from _secret("PIN for an erase", site.erase_pin, environment, read_erase_pin)
-    for name, reference in bucket_secrets(site).items():
+    for name, reference in other_secrets(site).items():
         yield from _secret(name, reference, environment)
 
 

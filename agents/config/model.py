@@ -23,7 +23,7 @@ from pydantic import (
 from runtime.listening import Listen
 from runtime.secret_refs import SecretRef
 from runtime.yaml_model import StrictModel
-from schemas.ids import SerialField, SiteField, is_real_serial
+from schemas.ids import SerialField, SiteField, TextField, is_real_serial
 from schemas.jobs import MDM_METHODS, SSH_METHODS, Method
 from schemas.macos import BuildField, OSVersionField
 from schemas.time_zones import TimeZoneName
@@ -83,9 +83,19 @@ def _only_text(value: object) -> object:
     return value
 
 
+def _command_line(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words unchanged. Raises ValueError unless the first is an absolute path."""
+    if not value or not PurePosixPath(value[0]).is_absolute():
+        raise ValueError("must be a list of words, of which the first is an absolute path")
+    if any("\0" in word for word in value):
+        raise ValueError("a word has a zero byte")
+    return value
+
+
 Url = Annotated[str, AfterValidator(_url)]
 AccountName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+CommandLine = Annotated[tuple[str, ...], AfterValidator(_command_line)]
 RealSerial = Annotated[SerialField, BeforeValidator(_only_text), AfterValidator(_real_serial)]
 
 
@@ -216,6 +226,20 @@ class StoredImage(ImageFacts):
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,500}$")]
 
 
+class ActivationConfig(StrictModel):
+    """A command that activates something on a Mac after its reinstall, and its success test.
+
+    `test` and `command` are command lines of root, whose first word is an absolute path; `test`
+    ends with 0 if the activation is on the Mac. `secret` is one line for the standard input of
+    `command`. `timeout_minutes` limits both together.
+    """
+
+    test: CommandLine
+    command: CommandLine
+    secret: SecretRef | None = None
+    timeout_minutes: Annotated[int, Field(ge=1, le=240)] = 60
+
+
 class SshConfig(StrictModel):
     """Access to the Macs of a site over SSH.
 
@@ -224,7 +248,8 @@ class SshConfig(StrictModel):
     the Macs' host keys, or `@cert-authority` for the authority that certifies them. `address`: the
     name of a Mac by its serial number, `addresses` those of others. `connect_timeout_s` and
     `command_timeout_s`, in seconds, limit the login and each command. `images`: those for `asr`;
-    `images_from`: the bucket whose `images.json` lists more.
+    `images_from`: the bucket whose `images.json` lists more. `activations`: those that the policy
+    names in `follow_up.over_ssh`.
     """
 
     user: AccountName
@@ -239,6 +264,7 @@ class SshConfig(StrictModel):
     volume_owner: VolumeOwnerConfig | None = None
     images: tuple[ImageConfig, ...] = ()
     images_from: BucketAccess | None = None
+    activations: dict[TextField, ActivationConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_addresses(self) -> Self:
@@ -327,6 +353,8 @@ class SiteConfig(StrictModel):
         ssh: SshConfig | None = info.data.get("ssh")
         if Method.ASR in value and ssh is not None and not (ssh.images or ssh.images_from):
             raise ValueError("asr needs `images` or `images_from` in `ssh`")
+        if Method.ACTIVATION_COMMAND in value and ssh is not None and not ssh.activations:
+            raise ValueError("activation_command needs `activations` in `ssh`")
         servers: tuple[MdmServerConfig, ...] | None = info.data.get("mdm_servers")
         if servers is None:
             return value

@@ -11,6 +11,7 @@ from agents.config.servers import ServerConfigError
 from agents.installers.source import InstallerSource
 from agents.mac import Obstacle
 from agents.preflight import Limits
+from agents.ssh.activations import Activation
 from agents.ssh.connection import Login, NotConnectedError, SshConnection, Timeouts
 from agents.ssh.images import Image
 from agents.ssh.mac import SshMacs, VolumeOwner
@@ -44,9 +45,22 @@ def open_ssh(
         volume_owner=volume_owner,
         installers=installers,
         images=_images(config, environment, now),
+        activations=_activations(config, environment),
         limits=limits,
         paths=paths or paths_of(config),
     )
+
+
+def _activations(config: SshConfig, environment: Mapping[str, str]) -> dict[str, Activation]:
+    return {
+        name: Activation(
+            one.test,
+            one.command,
+            one.timeout_minutes * 60,
+            None if one.secret is None else partial(_password, one.secret, environment),
+        )
+        for name, one in config.activations.items()
+    }
 
 
 def _images(

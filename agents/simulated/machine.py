@@ -62,6 +62,7 @@ class SimulatedMac:
         self.bootstrap_token = spec.bootstrap_token
         self.free_disk_gb = spec.free_disk_gb
         self.activations = spec.activations
+        self._activated: set[str] = set()
         self.compliant = True
         self.boot_at = start - _UPTIME * (0.1 + draw(environment.seed, spec.udid, "uptime"))
         self.installed_at = start - timedelta(days=90)
@@ -81,7 +82,7 @@ class SimulatedMac:
 
     # --- the Mac protocol ---
 
-    def look(self, job: Job) -> Observation:  # noqa: ARG002 - Mac's signature
+    def look(self, job: Job) -> Observation:
         """Return its state.
 
         Raises UnreachableError while it installs, waits in Setup Assistant or has no network.
@@ -106,6 +107,7 @@ class SimulatedMac:
             pending=frozenset(self._pending),
             progress=self.progress,
             serial=self.spec.serial,
+            is_activated=job.job_id in self._activated,
         )
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
@@ -197,6 +199,9 @@ class SimulatedMac:
                 self._wake(at + self._between(20, 300, "prompt"), "enrol")
             return
         if job.method is Method.RESTART_UPDATE_SERVICE:
+            return
+        if job.method is Method.ACTIVATION_COMMAND:
+            self._activated.add(job.job_id)
             return
         if job.method is Method.INSTALL_PROFILE:
             self._wake(at + _SOON, "enrol")

@@ -10,7 +10,7 @@ An update and an installation are prepared by tasks of their own, which a look b
 the offered updates, and the fetch of an installer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 from agents.installers.source import Installer, InstallerSource, Staging
 from agents.mac import Ack, Mac, Observation, Obstacle, UnreachableError, order_marker
 from agents.preflight import Limits, Ready, fitness, runs_target
+from agents.ssh.activations import Activation, activation_command
 from agents.ssh.connection import NotConnectedError, SshConnection
 from agents.ssh.fetching import Fetch, Fetching, InstallerApp, next_fetch
 from agents.ssh.images import Image, fitting_image, restore_arguments
@@ -36,6 +37,7 @@ from agents.ssh.report import (
     task_name,
 )
 from agents.ssh.shell import Command, CostlyFact, MacPaths, MacShell, script_command
+from schemas.activations import activation_name
 from schemas.ids import clean_text
 from schemas.jobs import Action, Job, Method
 from schemas.results import ErrorCode
@@ -67,11 +69,12 @@ class SshMacs:
     `connect` returns the connection to the Mac with a serial number. `volume_owner` is the same
     account on each Mac, None without one. `installers` has the installers of the site; without it
     Apple's own tool fetches them. `images` returns those for `asr`, and raises
-    UnreachableError while it cannot. Nothing is fetched for a Mac below
-    the `limits`. `silence_s`: seconds without output after which an installation is ended.
+    UnreachableError while it cannot. `activations` are those of the site by name. Nothing is
+    fetched for a Mac below the `limits`. `silence_s`: seconds without output after which an
+    installation is ended.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a site has for its Macs
         self,
         connect: Callable[[str], SshConnection],
         *,
@@ -79,6 +82,7 @@ class SshMacs:
         volume_owner: VolumeOwner | None = None,
         installers: InstallerSource | None = None,
         images: Callable[[], Sequence[Image]] = tuple,
+        activations: Mapping[str, Activation] | None = None,
         limits: Limits | None = None,
         silence_s: int = 1800,
         paths: MacPaths | None = None,
@@ -88,6 +92,7 @@ class SshMacs:
         self._owner = volume_owner
         self._installers = installers
         self._images = images
+        self._activations = activations or {}
         self._limits = limits or Limits()
         self._silence_s = silence_s
         self._paths = paths or MacPaths()
@@ -108,6 +113,9 @@ class SshMacs:
         shell = self._shell(job.serial)
         report = self._report(shell, job)
         seen = observation(report, job, self._now(), has_password=self._password() is not None)
+        if job.method is Method.ACTIVATION_COMMAND and not seen.marks:
+            activation = self._activation(job)
+            return replace(seen, obstacle=activation) if isinstance(activation, Obstacle) else seen
         if job.method in _INSTALLING:
             is_ready = not seen.marks and fitness(job, seen, self._limits, self._now()) == Ready()
             return self._with_installer(shell, report, job, seen) if is_ready else seen
@@ -143,6 +151,8 @@ class SshMacs:
         if order is not None and order.has_begun:
             return Ack.accepted()
         command = self._command(report, job)
+        if isinstance(command, Obstacle):
+            return Ack.refused(command.error_code, command.detail)
         if isinstance(command, Ack):
             return command
         task = task_name(order_marker(job.job_id, attempt, step))
@@ -163,21 +173,21 @@ class SshMacs:
             return Ack.refused(ErrorCode.COMMAND_REJECTED, detail[:200])
         return Ack.accepted()
 
-    def _command(self, report: Report, job: Job) -> Command | Ack:
+    def _command(self, report: Report, job: Job) -> Command | Ack | Obstacle:
         """Return the command of the order, or the response of a Mac that must not get it."""
         if job.method in SHORT:
             return Command(short_command(job.method), _SHORT_SILENCE_S)
+        if job.method is Method.ACTIVATION_COMMAND:
+            return self._activation(job)
         if job.method is Method.SOFTWAREUPDATE:
             prepared: object = self._offer(report, job)
         elif job.method in _INSTALLING:
             prepared = next_fetch(report)
         else:
             return Ack.refused(ErrorCode.UNSUPPORTED, f"{job.method} over SSH")
-        if isinstance(prepared, Obstacle):
-            return Ack.refused(prepared.error_code, prepared.detail)
         if not isinstance(prepared, Offer | InstallerApp):
             # What the look found became too old; the next look prepares again.
-            return Ack.not_now()
+            return prepared if isinstance(prepared, Obstacle) else Ack.not_now()
         if job.method is Method.ASR and isinstance(prepared, InstallerApp):
             return self._restore(report, job, prepared.path)
         owner, password = None, None
@@ -193,11 +203,19 @@ class SshMacs:
             argv = script_command("install.sh", prepared.path, *arguments)
         return Command(argv, self._silence_s, _notice_s(report, job), password)
 
-    def _restore(self, report: Report, job: Job, path: str) -> Command | Ack:
-        """Return the command that restores a volume, or the refusal of a Mac that does not fit."""
+    def _activation(self, job: Job) -> Command | Obstacle:
+        """Return the command of the job's activation, or the reason without one."""
+        name = activation_name(job.intent)
+        if name is None or name not in self._activations:
+            detail = f"the site's configuration has no activation {name or job.intent}"
+            return Obstacle(ErrorCode.UNSUPPORTED, detail)
+        return activation_command(self._activations[name])
+
+    def _restore(self, report: Report, job: Job, path: str) -> Command | Obstacle:
+        """Return the command that restores a volume, or the obstacle of a Mac that does not fit."""
         image = fitting_image(self._images(), job, report)
         if isinstance(image, Obstacle):
-            return Ack.refused(image.error_code, image.detail)
+            return image
         argv = script_command("restore.sh", path, *restore_arguments(image, report))
         return Command(argv, self._silence_s, _notice_s(report, job))
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from agents.mac import STEPS, Observation
+from agents.ssh.activations import activation_progress, is_activated
 from agents.ssh.fetching import fetched_gb
 from agents.ssh.mac_facts import (
     newest_copy_at,
@@ -19,10 +20,10 @@ from agents.ssh.mac_facts import (
     parse_user_logged_in,
     parse_volume_owners,
 )
-from agents.ssh.orders import SHORT
+from agents.ssh.orders import RESTARTS_NOTHING
 from agents.ssh.progress import order_progress
 from agents.ssh.report import Report, Task
-from schemas.jobs import Job
+from schemas.jobs import Job, Method
 
 
 def observation(report: Report, job: Job, now: datetime, *, has_password: bool) -> Observation:
@@ -39,6 +40,7 @@ def observation(report: Report, job: Job, now: datetime, *, has_password: bool) 
     apple_silicon = parse_apple_silicon(facts.get("apple_silicon", ""))
     enrollment = parse_enrollment(facts.get("enrollment", ""))
     order = report.order(job.job_id, 1, STEPS[job.method])
+    activates = job.method is Method.ACTIVATION_COMMAND
     return Observation(
         os_version=system.version,
         build=system.build,
@@ -56,7 +58,12 @@ def observation(report: Report, job: Job, now: datetime, *, has_password: bool) 
         serial=parse_serial(facts.get("serial", "")),
         snapshot_at=_newest_copy(report, "snapshots"),
         time_machine_at=_newest_copy(report, "time_machine"),
-        progress=order_progress(order, boot_at, report.clock),
+        progress=(
+            activation_progress(order)
+            if activates
+            else order_progress(order, boot_at, report.clock)
+        ),
+        is_activated=activates and is_activated(order),
     )
 
 
@@ -90,7 +97,7 @@ def _is_busy(report: Report, job: Job, order: Task | None, now: datetime) -> boo
     # While a preparation runs, the installer seen may be Drydock's own softwareupdate.
     if not report.is_preparing and parse_installer_running(report.facts.get("processes", "")):
         return True
-    restarts = job.method not in SHORT
+    restarts = job.method not in RESTARTS_NOTHING
     is_early = job.deadline_at is None or now < job.deadline_at
     return restarts and is_early and user_at_screen(report)
 

@@ -7,6 +7,7 @@
 | asr | `asr restore` to a volume that is not the running one, then `bless` (`agents.ssh.images`) |
 | profiles_renew | `profiles renew -type enrollment`, which shows a prompt to the user |
 | restart_update_service | `launchctl kickstart -k system/com.apple.softwareupdated` |
+| activation_command | a command of the site, between its success test (`agents.ssh.activations`) |
 
 `startosinstall` prints its arguments with `--usage`; `--nointeraction`, `--user` and `--stdinpass`
 are those of github.com/grahampugh/erase-install.
@@ -22,6 +23,8 @@ from schemas.jobs import Job, Method
 _REBOOT_DELAY_S: Final = 60
 # The commands that end at once and restart nothing: the end is part of the response.
 SHORT: Final = frozenset({Method.PROFILES_RENEW, Method.RESTART_UPDATE_SERVICE})
+# The methods that restart nothing, so a user at the screen is not disturbed.
+RESTARTS_NOTHING: Final = SHORT | {Method.ACTIVATION_COMMAND}
 _SHORT_COMMANDS: Final = {
     Method.PROFILES_RENEW: ("profiles", "renew", "-type", "enrollment"),
     Method.RESTART_UPDATE_SERVICE: (

@@ -375,6 +375,11 @@ def _restart_update_service(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     return need.action is Action.RESTART, _ssh_obstacle(s)
 
 
+def _activation_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    """Return True if the need is an activation, and the obstacle of SSH; None for none."""
+    return need.action is Action.ACTIVATE, _ssh_obstacle(s)
+
+
 _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]]]] = {
     Method.DDM: _ddm,
     Method.MDM_COMMAND: _mdm_command,
@@ -386,6 +391,7 @@ _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]
     Method.INSTALL_PROFILE: _install_profile,
     Method.RESTART_DEVICE: _restart_device,
     Method.RESTART_UPDATE_SERVICE: _restart_update_service,
+    Method.ACTIVATION_COMMAND: _activation_command,
 }
 
 
@@ -475,4 +481,5 @@ _NEEDED: Final[Mapping[Method, str]] = {
     Method.INSTALL_PROFILE: "is for an identity that is about to expire",
     Method.RESTART_DEVICE: "is for a restart",
     Method.RESTART_UPDATE_SERVICE: "is for a restart",
+    Method.ACTIVATION_COMMAND: "is for an activation",
 }

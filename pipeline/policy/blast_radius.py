@@ -24,6 +24,7 @@ class JobsPerHour(StrictModel):
     reimage: Percent | None = 0.5
     reenroll: Percent | None = 0.5
     restart: Percent | None = 2.0
+    activate: Percent | None = 2.0
 
     def limit(self, action: Action, macs: int) -> int | None:
         """Return the largest number of jobs an hour for a site of so many confirmed Macs."""
@@ -49,6 +50,7 @@ class HaltAbove(StrictModel):
     reimage: Percent | None = 5.0
     reenroll: Percent | None = 5.0
     restart: Percent | None = None
+    activate: Percent | None = None
 
     def limit(self, action: Action, macs: int) -> int | None:
         """Return the largest number of Macs for a site of so many confirmed Macs."""

@@ -101,11 +101,15 @@ def _sites_without_ssh(policy: Policy) -> Found:
 def _actions_by_ssh(policy: Policy) -> Iterator[str]:
     """Yield each action whose allowed methods all need SSH.
 
-    Not `reimage`: its only method needs it, and an image is for few models.
+    Not `reimage`: its only method needs it, and an image is for few models. Nor `activate` without
+    an activation over SSH.
     """
+    left_out = {Action.REIMAGE}
+    if not policy.follow_up.over_ssh:
+        left_out.add(Action.ACTIVATE)
     for action in Action:
         allowed = policy.methods.of(action)
-        if allowed and action is not Action.REIMAGE and SSH_METHODS.issuperset(allowed):
+        if allowed and action not in left_out and SSH_METHODS.issuperset(allowed):
             yield action.value
 
 

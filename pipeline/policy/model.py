@@ -264,6 +264,7 @@ class Methods(StrictModel):
     reimage: tuple[Literal["asr"], ...] = ("asr",)
     reenroll: tuple[Literal["profiles_renew", "install_profile"], ...] = ("profiles_renew",)
     restart: tuple[Literal["restart_update_service", "restart_device"], ...] = ("restart_device",)
+    activate: tuple[Literal["activation_command"], ...] = ("activation_command",)
 
     def of(self, action: Action) -> tuple[Method, ...]:
         """Return the methods allowed for an action, in order of preference; may be empty."""
@@ -364,7 +365,9 @@ class Thresholds(StrictModel):
 class FollowUp(StrictModel):
     """Points that must be confirmed after a reinstall or a reimage before the Mac is done.
 
-    `activations`: the names of per-device activations that a report must confirm. `profiles`: the
+    `activations`: the names of per-device activations that a report must confirm. `over_ssh`: those
+    of them that the agent of the site carries out, by the command of this name in its
+    configuration; the command's success test confirms them too. `profiles`: the
     identifiers of the configuration profiles that must be on the Mac, as those that permit kernel
     extensions or access to personal data (PPPC); Macs are queried for them over MDM. `compliant`: a
     report must confirm that the Mac is compliant. `bootstrap_token`: one must be escrowed at the
@@ -372,9 +375,19 @@ class FollowUp(StrictModel):
     """
 
     activations: tuple[PlainText, ...] = ()
+    over_ssh: tuple[PlainText, ...] = ()
     profiles: tuple[PlainText, ...] = ()
     compliant: bool = True
     bootstrap_token: bool = False
+
+    @field_validator("over_ssh")
+    @classmethod
+    def _are_activations(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Return the names unchanged. Raises ValueError for one that is no activation."""
+        unknown = [name for name in value if name not in info.data.get("activations", value)]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is not in `activations`")
+        return value
 
 
 class Approvals(StrictModel):

@@ -20,6 +20,7 @@ _BITS: Final = {
     Action.REIMAGE: 8,
     Action.REENROLL: 16,
     Action.RESTART: 32,
+    Action.ACTIVATE: 64,
 }
 
 

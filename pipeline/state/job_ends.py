@@ -33,6 +33,7 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
     | reinstall | such a report from after the executor acted; a boot |
     | reinstall, reimage, erasing | such a report from after the executor acted; an Authenticate |
     | restart | a boot |
+    | activate | a contact after the executor acted, which the success test had to prove |
     | reenroll | an Authenticate and a TokenUpdate; to renew an identity the second |
 
     A begun job of MDM has failed if the Mac left the enrollment that had the order: after a
@@ -104,8 +105,8 @@ def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
             device.checkins[TOKEN_UPDATED] > entry.since_us
         )
         return renewed or device.enrolled_since(entry.since_us)
-    if entry.action is Action.RESTART:
-        return _has_restarted(entry, device)
+    if entry.action in (Action.RESTART, Action.ACTIVATE):
+        return _is_carried_out(entry, device)
     if entry.version is None:
         return False
     version = device.os_version
@@ -127,13 +128,13 @@ def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
     return _has_booted(entry, device)
 
 
-def _has_restarted(entry: JobEntry, device: Device) -> bool:
-    """Return True if the Mac booted, or was seen after its update service was restarted.
+def _is_carried_out(entry: JobEntry, device: Device) -> bool:
+    """Return True if the Mac booted, or was seen after the command of its executor.
 
-    No source reports a service: its executor waits for the end of the command, and a later contact
-    shows that the Mac still works.
+    No source reports a service or what a site activates: the executor waits for the end of the
+    command, of an activation for its success test, and a later contact shows that the Mac works.
     """
-    if entry.method is Method.RESTART_UPDATE_SERVICE:
+    if entry.method in (Method.RESTART_UPDATE_SERVICE, Method.ACTIVATION_COMMAND):
         return 0 < entry.acted_us < device.last_seen_us
     return _has_booted(entry, device)
 

@@ -71,6 +71,7 @@ EXPECTED_DURATION: Final[Mapping[Method, timedelta]] = {
     Method.INSTALL_PROFILE: timedelta(minutes=15),
     Method.RESTART_DEVICE: timedelta(minutes=10),
     Method.RESTART_UPDATE_SERVICE: timedelta(minutes=5),
+    Method.ACTIVATION_COMMAND: timedelta(minutes=15),
 }
 _NEVER_AT_THE_MAC: Final = frozenset(
     {

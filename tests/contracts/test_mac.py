@@ -20,6 +20,7 @@ JOBS = [
     a_job(Action.REENROLL, Method.INSTALL_PROFILE, target=None, intent="x"),
     a_job(Action.RESTART, Method.RESTART_DEVICE, target=None, intent="failing:26.2"),
     a_job(Action.RESTART, Method.RESTART_UPDATE_SERVICE, target=None, intent="failing:26.2"),
+    a_job(Action.ACTIVATE, Method.ACTIVATION_COMMAND, target=None, intent="activation:office@1"),
     an_erasing_job(),
 ]
 IDS = [job.method.value for job in JOBS]

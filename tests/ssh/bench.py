@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Final
 
 from agents.installers.source import InstallerSource
 from agents.mac import Observation, UnreachableError
+from agents.ssh.activations import Activation
 from agents.ssh.connection import Login, SshConnection, Timeouts
 from agents.ssh.images import Image
 from agents.ssh.mac import SshMacs, VolumeOwner
@@ -146,6 +147,7 @@ class MacBench:
         silence_s: int = 60,
         installers: InstallerSource | None = None,
         images: Sequence[Image] = (),
+        activations: Mapping[str, Activation] | None = None,
     ) -> SshMacs:
         """Return the executor's form of this Mac. `password` None: none can be read."""
         return SshMacs(
@@ -154,6 +156,7 @@ class MacBench:
             volume_owner=VolumeOwner("itadmin", lambda: password),
             installers=installers,
             images=lambda: images,
+            activations=activations,
             silence_s=silence_s,
             paths=self.paths,
         )

@@ -11,6 +11,7 @@ from agents.executor import Executor
 from agents.journal import Journal
 from agents.mac import Ack, Observation
 from agents.site_access import SiteAccess
+from agents.ssh.mac import SshMacs
 from schemas.jobs import Job
 from schemas.results import JobResult
 from tests.crash_points import WatchedMac
@@ -44,11 +45,12 @@ class SshSite:
     now: datetime = START
     job: Job = UPDATE
     kind: type[WatchedMac] = WatchedMac
+    macs: SshMacs | None = None
     results: list[JobResult] = field(default_factory=list)
 
     def run(self) -> JobResult:
         """Run the job to its end and return its last result; the clock jumps over waits."""
-        macs = self.bench.macs()
+        macs = self.macs or self.bench.macs()
         access = SiteAccess(
             lambda job: self.kind(macs.mac_for(job), self.moment), refusal=lambda _: None
         )

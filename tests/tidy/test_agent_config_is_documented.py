@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from agents.config.file import parse_agent_config
 from agents.config.lint import lint
 from agents.config.model import (
+    ActivationConfig,
     AgentConfig,
     KmfddmConfig,
     MdmServerConfig,
@@ -35,6 +36,7 @@ MODELS: dict[tuple[str, str], type[BaseModel]] = {
     ("agent-config", "An MDM server"): MdmServerConfig,
     ("agent-config", "A server of declarations"): KmfddmConfig,
     ("agent-config", "SSH"): SshConfig,
+    ("agent-config", "An activation"): ActivationConfig,
     ("agent-config", "A volume owner"): VolumeOwnerConfig,
     ("agent-config", "Limits"): SiteLimits,
     ("senders", "The file"): SendersConfig,

@@ -7,6 +7,7 @@
 | | `restart` | failed updates, before the reinstall (`restart`) |
 | 3 | `upgrade` | the line is dead, or the policy wants a newer one |
 | 4 | `update` | the line has a newer release that is offered to the Mac |
+| 5 | `activate` | the last reinstall lacks an activation that is carried out over SSH |
 
 Enrollment is first because MDM drives most other methods; while it is at fault, later needs do not
 use MDM. A reinstall or restart is before the update that it repairs, and no other need follows it,
@@ -28,6 +29,7 @@ from pipeline.decide.candidate import is_for, make_candidate
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.gates import evaluate_gates
 from pipeline.decide.methods import choose_method
+from pipeline.decide.needs.activation import needs_activations
 from pipeline.decide.needs.enrollment import needs_reenrollment
 from pipeline.decide.needs.need import Need
 from pipeline.decide.needs.reinstall import loan_returned_us, needs_reinstall
@@ -52,8 +54,8 @@ _STOPPED: Final = OBJECTIONS | {
 def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
     """Yield every need of this Mac, in the order of the table at the top; nothing if it has none.
 
-    With a `reenroll`, the other needs have `mdm_usable` False. A reinstall or reimage is the last
-    need, unless a person must do it.
+    With a `reenroll`, the other needs of a system have `mdm_usable` False. A reinstall or reimage
+    is the last need, unless a person must do it.
     """
     reenroll = needs_reenrollment(s)
     upgrade, update = needs_upgrade(s), needs_update(s, exposed)
@@ -65,6 +67,7 @@ def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
             yield need if reenroll is None else replace(need, mdm_usable=False)
             if need is system and need.exclusive:
                 return
+    yield from needs_activations(s)
 
 
 def loan_times_us(s: Situation) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from typing import Final
 
 from pipeline.decide.situation import Situation
 from pipeline.state.jobs import JobEntry, JobHistory, attempts
+from schemas.activations import activation_intent
 from schemas.jobs import Action
 from schemas.results import ErrorCode, Outcome
 
@@ -62,7 +63,7 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
         return ()
     since_us = last.since_us
     open_points = []
-    if last.erases and not device.enrolled_since(since_us):
+    if not is_enrolled_after(s, last):
         open_points.append("re-enrolled")
     if s.policy.mdm.require_user_approved and not (
         device.user_approved and (not last.erases or device.reported_us("user_approved") > since_us)
@@ -71,13 +72,40 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
     token_us = device.reported_us("bootstrap_token_escrowed")
     if wanted.bootstrap_token and not (device.bootstrap_token_escrowed and token_us > since_us):
         open_points.append("bootstrap token")
-    reported = device.activations or ()
-    confirmed = reported if device.reported_us("activations") > since_us else ()
-    open_points += [f"activation {name}" for name in wanted.activations if name not in confirmed]
+    open_points += [f"activation {name}" for name in activations_missing(s)]
     open_points += [f"profile {name}" for name in profiles_missing(s)]
     if wanted.compliant and not (device.compliant and device.reported_us("compliant") > since_us):
         open_points.append("compliant")
     return tuple(open_points)
+
+
+def is_enrolled_after(s: Situation, last: JobEntry) -> bool:
+    """Return True unless the last reinstall erased the Mac and no enrollment followed it."""
+    return not last.erases or s.device.enrolled_since(last.since_us)
+
+
+def activations_missing(s: Situation) -> tuple[str, ...]:
+    """Return the names of activations not yet confirmed after the last successful reinstall.
+
+    They are those of the policy's `follow_up.activations` that no later report has, and for which
+    no job has succeeded since; () without a reinstall.
+    """
+    last, device = last_reinstall(s), s.device
+    if last is None:
+        return ()
+    confirmed = set(device.activations or ())
+    if device.reported_us("activations") <= last.since_us:
+        confirmed.clear()
+    done = {
+        entry.intent
+        for entry in s.job_history
+        if entry.action is Action.ACTIVATE and entry.outcome is Outcome.SUCCEEDED
+    }
+    return tuple(
+        name
+        for name in s.policy.follow_up.activations
+        if name not in confirmed and activation_intent(name, last.issued_us) not in done
+    )
 
 
 def profiles_missing(s: Situation) -> tuple[str, ...]:

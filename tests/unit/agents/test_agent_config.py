@@ -289,6 +289,21 @@ BROKEN = {
         "sites.london.ssh.addresses.c02xk1zyjhd3",
         "must be a host name or an IP address",
     ),
+    "activation without its configuration": (
+        SSH.replace("methods: [", "methods: [activation_command, "),
+        11,
+        "sites.london.methods",
+        "activation_command needs `activations` in `ssh`",
+    ),
+    "relative command of an activation": (
+        SSH.replace(
+            "    methods:",
+            "      activations: {office: {test: [/bin/true], command: [office]}}\n    methods:",
+        ),
+        11,
+        "sites.london.ssh.activations.office.command",
+        "of which the first is an absolute path",
+    ),
     "literal password of the volume owner": (
         SSH.replace("env:OWNER_PASSWORD", SECRET),
         10,

@@ -159,6 +159,32 @@ IMAGE = """\
 """ % ("0" * 64)
 
 
+ACTIVATION = """\
+      activations:
+        office:
+          test: [/bin/test, -e, /Library/office.licence]
+          command: [/usr/local/bin/office-activate, --from-stdin]
+          secret: env:LICENCE
+"""
+
+
+def test_activations_are_summarized_without_their_secrets(
+    ssh_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ssh_config.read_text().replace("[softwareupdate]", "[activation_command]")
+    ssh_config.write_text(text.replace("    methods:", ACTIVATION + "    methods:"))
+    line = "activation office: /usr/local/bin/office-activate, env:LICENCE"
+    missing = run("check", ssh_config)
+    assert missing.exit_code == 1
+    monkeypatch.setenv("LICENCE", "licence-4711")
+    done = run("check", ssh_config)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert f"{line} is set" in [row.strip() for row in done.stdout.splitlines()]
+    (site,) = [json.loads(row) for row in run("check", ssh_config, "--json").stdout.splitlines()]
+    assert site["ssh"]["activations"]["office"]["secret"]["is_set"] is True
+    assert "licence-4711" not in done.output
+
+
 def test_images_and_the_cache_of_installers_are_summarized_without_secrets(
     ssh_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

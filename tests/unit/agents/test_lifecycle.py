@@ -90,6 +90,9 @@ LATER = a_job(method=Method.DDM, enforce_at=START + hours(48))
 IN_PLACE = a_job(Action.REINSTALL, Method.STARTOSINSTALL)
 ERASE = an_erasing_job(Method.STARTOSINSTALL)
 RENEW = a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x")
+ACTIVATE = a_job(
+    Action.ACTIVATE, Method.ACTIVATION_COMMAND, target=None, intent="activation:office@1"
+)
 RESTART = a_job(Action.RESTART, Method.RESTART_DEVICE, target=None, intent="failing:26.2")
 ERASE_DEVICE = an_erasing_job()
 MARK = intended().order_marker
@@ -491,6 +494,19 @@ WATCHED = {
     "reboots": (watching(), Unreachable(), hours(1), "wait"),
     "away until a person acts": (watching(), REFUSED_LOGIN, hours(1), "wait"),
     "away too long": (watching(away_since=START), Unreachable(), UNREACHABLE_LIMIT, "acted"),
+    "activation, away too long": (
+        watching(ACTIVATE, away_since=START),
+        Unreachable(),
+        UNREACHABLE_LIMIT,
+        "failed/unreachable",
+    ),
+    "activation, its test passed": (
+        watching(ACTIVATE),
+        look(is_activated=True),
+        hours(1),
+        "acted",
+    ),
+    "activation, it runs": (watching(ACTIVATE), look(), hours(1), "wait"),
     "away, not due": (watching(LATER, away_since=START), Unreachable(), UNREACHABLE_LIMIT, "wait"),
     "expiry stops nothing": (watching(), look(progress=downloading()), timedelta(days=8), "wait"),
     "supersession stops nothing": (watching(superseded=True), look(), hours(1), "wait"),

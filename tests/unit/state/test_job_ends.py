@@ -162,6 +162,14 @@ def test_restart_succeeds_once_a_later_boot_is_reported(boot_at: Any, done: bool
 
 
 @pytest.mark.parametrize(
+    ("action", "method"),
+    [
+        (Action.RESTART, Method.RESTART_UPDATE_SERVICE),
+        (Action.ACTIVATE, Method.ACTIVATION_COMMAND),
+    ],
+    ids=["restart of the service", "activation"],
+)
+@pytest.mark.parametrize(
     ("outcome", "seen_at", "done"),
     [
         pytest.param(Outcome.STARTED, NOW, False, id="not-done-yet"),
@@ -169,13 +177,13 @@ def test_restart_succeeds_once_a_later_boot_is_reported(boot_at: Any, done: bool
         pytest.param(Outcome.ACTED, NOW, True, id="seen-since"),
     ],
 )
-def test_restart_of_the_service_succeeds_at_the_next_contact(
-    outcome: Outcome, seen_at: Any, done: bool
+def test_command_that_no_source_reports_succeeds_at_the_next_contact(
+    outcome: Outcome, seen_at: Any, done: bool, action: Action, method: Method
 ) -> None:
     one = entry(
         "failing:26.2",
-        action=Action.RESTART,
-        method=Method.RESTART_UPDATE_SERVICE,
+        action=action,
+        method=method,
         version=None,
         outcome=outcome,
         issued_at=NOW - 3 * HOUR,
