@@ -123,6 +123,8 @@ def _sends_a_new_job(s: Situation, decision: Decision) -> None:
 def _keeps_to_the_window(s: Situation, decision: Decision) -> None:
     if decision.decision is not Verdict.SEND or decision.action is Action.REENROLL:
         return
+    if decision.reason is Reason.LOAN_RETURNED and not s.policy.loans.wait_for_window:
+        return
     assert s.site is not None
     assert s.site_name is not None
     is_open = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now) == s.now
