@@ -181,6 +181,10 @@ def test_lease_is_lost_after_the_limit_if_a_commit_never_returns(broker: Broker)
     with lease_manager(SHORT_S).acquire(3) as lease:
         broker.on_commit = lambda: wait_for(may_end)
         lost = lost_by(lease)
+        # The end of the process does not wait for them.
+        waiting = [thread for thread in threading.enumerate() if thread.name == "lease"]
+        assert waiting
+        assert all(thread.daemon for thread in waiting)
         may_end.set()
     assert not lost.fenced
     assert "not confirmed within 0.1 s" in str(lost)
