@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pipeline.state.advisories import Advisories
-from schemas.macos import OSVersion
+from schemas.macos import Build, OSVersion
 
 
 class Change(NamedTuple):
@@ -17,6 +17,7 @@ class Change(NamedTuple):
     - `is_rename_only`: only the host name changed
     - `lines`: each line whose advisories changed, with the newest version that they can concern
       (None: any version)
+    - `builds`: each build that the catalogue then gives another version, or none
     - `affects_all`: the decision of every Mac may have changed
     """
 
@@ -24,6 +25,7 @@ class Change(NamedTuple):
     is_material: bool = False
     is_rename_only: bool = False
     lines: Mapping[str, OSVersion | None] = MappingProxyType({})
+    builds: frozenset[Build] = frozenset()
     affects_all: bool = False
 
 
@@ -34,14 +36,16 @@ def merge_changes(changes: Iterable[Change]) -> Change:
     """Return one change of the broadcast state that affects the Macs that any of these affects."""
     udids: dict[str, None] = {}
     lines: dict[str, OSVersion | None] = {}
+    builds: frozenset[Build] = frozenset()
     affects_all = False
     for change in changes:
         udids |= dict.fromkeys(change.udids)
+        builds |= change.builds
         affects_all = affects_all or change.affects_all
         for line, upto in change.lines.items():
             known = lines.get(line, upto)
             lines[line] = None if known is None or upto is None else max(known, upto)
-    return Change(tuple(udids), lines=lines, affects_all=affects_all)
+    return Change(tuple(udids), lines=lines, builds=builds, affects_all=affects_all)
 
 
 def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
@@ -70,3 +74,9 @@ def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion 
         )
         changed[line] = max(differ) if is_limited else None
     return changed
+
+
+def changed_builds(before: Advisories, after: Advisories) -> frozenset[Build]:
+    """Return the builds of which the two catalogues know different versions, or one knows none."""
+    old, new = before.version_of_build, after.version_of_build
+    return frozenset(one for one in old.keys() | new.keys() if old.get(one) != new.get(one))

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from pipeline.state.advisories import Advisories
-from pipeline.state.change import NO_CHANGE, Change, changed_lines
+from pipeline.state.change import NO_CHANGE, Change, changed_builds, changed_lines
 from pipeline.state.compact.duplicates import (
     apply_duplicate,
     forget_report,
@@ -138,7 +138,6 @@ class Fleet:
             return None
         after, us = again
         self.devices[after.udid] = after
-        self._lines.put_times(after)
         return device, after, us
 
     def _apply_device(
@@ -163,7 +162,6 @@ class Fleet:
             only_name = is_material and not derived
             if (only_name or not is_material) and self._identities.is_only_record(new):
                 self.devices[udid] = new
-                self._lines.put_times(new)
                 self._only_record = new, us > old.newest_us
                 return Change((udid,), is_material=is_material, is_rename_only=only_name)
         renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
@@ -214,7 +212,7 @@ class Fleet:
             after.listed_device_ids,
         ):
             return Change(affects_all=True)
-        return Change(lines=changed_lines(before, after))
+        return Change(lines=changed_lines(before, after), builds=changed_builds(before, after))
 
     def _apply_job(self, event: JobEvent) -> Change:
         if isinstance(event, JobIssuedEvent):
@@ -381,7 +379,12 @@ class Fleet:
         if change.affects_all:
             # A Mac that was forgotten is none of `macs`, but its decision changes.
             return sorted({*self.macs(), *(one for one in change.udids if one in self.devices)})
-        lines = self._lines.concerned(change.lines, supported=supported, upgrades_to=upgrades_to)
+        lines = self._lines.concerned(
+            change,
+            self.advisories.version_of_build,
+            supported=supported,
+            upgrades_to=upgrades_to,
+        )
         found = dict.fromkeys(change.udids) | lines
         # Skip a Mac that never reported, although a job or an approval names it.
         return sorted({self.canonical_udid(udid) or udid for udid in found if udid in self.devices})

@@ -51,7 +51,7 @@ def fleet_of(rng: random.Random, text: str) -> Reconciler:
         model = rng.choice(list(MODELS))
         facts: dict[str, Any] = {
             "os_version": version,
-            "build": VERSIONS[version],
+            "build": VERSIONS[rng.choice(list(VERSIONS)) if rng.random() < 0.2 else version],
             "model": model,
             "device_id": rng.choice([MODELS[model], None]),
             "site": "london",

@@ -172,14 +172,18 @@ def test_a_release_affects_each_mac_whose_build_was_reported_without_a_version()
     assert affected(fleet, release("13.7.8")) == {UDID}
 
 
-def test_a_release_affects_each_mac_whose_build_was_reported_later_than_its_version() -> None:
-    together = {"os_version": "26.1", "build": "25B78"}
-    fleet = fleet_of(release("26.2"), release("14.8.3"), reported(UDID, NOW - DAY, **together))
-    assert affected(fleet, release("14.8.2")) == set()
-    fleet.apply(reported(UDID, NOW, build="25B78"))
-    assert affected(fleet, release("14.8.1", build="23J30")) == {UDID}
-    fleet.apply(reported(UDID, NOW + DAY, **together))
-    assert affected(fleet, release("14.8", build="23J21")) == set()
+@pytest.mark.parametrize("version", ["26.2", "15.7.3"])
+def test_a_release_affects_each_mac_that_reports_its_build_with_another_version(
+    version: str,
+) -> None:
+    fleet = fleet_of(
+        *(release(one) for one in ("26.2", "26.0", "15.7.3")),
+        reported(UDID, NOW, os_version=version, build="25B78"),
+    )
+    assert affected(fleet, release("26.0", cves=["CVE-2026-1001"], first_seen_at=NOW)) == set()
+    assert affected(fleet, release("26.1")) == {UDID}
+    assert affected(fleet, release("26.1", cves=["CVE-2026-1002"], first_seen_at=NOW)) == {UDID}
+    assert affected(fleet, retracted("26.1", first_seen_at=NOW)) == {UDID}
 
 
 def test_newly_exploited_cve_affects_the_macs_that_lack_its_fix() -> None:
