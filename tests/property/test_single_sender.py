@@ -164,3 +164,31 @@ def test_mac_with_its_own_token_changes_no_decision_of_another_mac(steps: list[A
     carry_out(alone, sender, [step._replace(events=[]) for step in steps])
     assert decisions(attacked, now) == decisions(alone, now)
     assert {*attacked.fleet.macs()} <= {*HONEST, OWN}
+
+
+# The host names that drawn reports have.
+NAMES = ("lon-1", "tyo-1")
+BY_NAME = f"""{WITHOUT_LIMITS}exemptions: [{{who: {{hostnames: ["lon-*", "tyo-*"]}}, why: signage}}]
+"""
+
+
+@st.composite
+def renames(draw: st.DrawFn) -> Event:
+    """A report with a host name of a Mac that lacks a release."""
+    when = NOW + draw(st.sampled_from([-1, 0, 1, 5])) * HOUR
+    source, name = draw(st.sampled_from(["osquery", "munki", "other"])), st.sampled_from(NAMES)
+    return make.reported(draw(st.sampled_from(UDIDS[:2])), when, source, hostname=draw(name))
+
+
+@SOME
+@given(st.sampled_from(["osquery", "munki", "events"]), attacks(), st.lists(renames(), min_size=1))
+def test_sender_exempts_no_mac_by_a_host_name(
+    kind: str, steps: list[Attack], renamed: list[Event]
+) -> None:
+    reconciler, _ = a_fleet(BY_NAME)
+    for udid in HONEST:
+        named = make.reported(udid, NOW, "mdm", hostname=f"office-{udid[-1]}")
+        reconciler.apply(inputs(named), NOW)
+    steps = [*steps, Attack(HOUR, renamed)]
+    now, _ = carry_out(reconciler, default_sender(kind), steps)
+    assert Reason.EXEMPT not in {one.reason for one in decisions(reconciler, now).values()}
