@@ -65,15 +65,15 @@ def test_halt_reaches_every_agent_in_time_and_lasts_until_resumed(site: AgentSit
 
 
 def automatic_halt(site: AgentSite, key: Ed25519PrivateKey) -> bytes:
-    """Return the record of a halt of updates that Drydock itself set, signed with a key."""
-    scope = action_scope(site.name, Action.UPDATE)
+    """Return the record of a halt of re-enrollments that Drydock set, signed with a key."""
+    scope = action_scope(site.name, Action.REENROLL)
     event = halt_set(scope, DRYDOCK_ITSELF, "too many", None, datetime.now(UTC))
     return sign_record(encode(event), AUTOMATIC_HALT_RECORD, key)
 
 
 def test_accepted_job_of_an_action_that_drydock_halts_does_not_start(site: AgentSite) -> None:
     here = ("--bootstrap", site.bootstrap, "--keys", str(site.folder / "keys"))
-    scope = f"site:{site.name}/update"
+    scope = f"site:{site.name}/reenroll"
     assert drydock("halt", "--all", "--why", "drill", *here).returncode == 0
     agent = site.start("one")
     site.is_assigned(agent, 4)
