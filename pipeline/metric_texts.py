@@ -92,7 +92,8 @@ TEXTS: Final = {
     ),
     "drydock_queries_due": (
         "Queries of Macs that became due and were given to the site's agent: "
-        "`device_information`, `security_info`. By `drydock run` and `drydock worker`."
+        "`device_information`, `security_info`, `certificate_list`, `profile_list`. By `drydock "
+        "run` and `drydock worker`."
     ),
     "drydock_event_age_seconds": (
         "Time from an event's own time to its fold: the delay of the source and of "

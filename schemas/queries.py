@@ -18,6 +18,8 @@ class QueryKind(StrEnum):
     """Enrollment and bootstrap token: the command SecurityInfo."""
     PROFILE_LIST = "profile_list"
     """Identifiers of the configuration profiles: the command ProfileList."""
+    CERTIFICATE_LIST = "certificate_list"
+    """End of the MDM identity: the command CertificateList."""
 
 
 class MacQuery(WireModel):

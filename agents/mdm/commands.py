@@ -5,7 +5,7 @@ command, and its acknowledgement proves only that the Mac received it.
 
 | command | repeat is safe | why not |
 | --- | --- | --- |
-| DeviceInformation, SecurityInfo, ProfileList | yes | |
+| DeviceInformation, SecurityInfo, CertificateList, ProfileList | yes | |
 | DeclarativeManagement | yes | starts a synchronization, which changes nothing if all is equal |
 | ScheduleOSUpdate | no | restarts the user's timer, and can reboot at once (openradar 20594) |
 | InstallProfile of the enrollment | no | ends the enrollment and its queue, and begins another |
@@ -37,6 +37,7 @@ class RequestType(StrEnum):
     DEVICE_INFORMATION = "DeviceInformation"
     SECURITY_INFO = "SecurityInfo"
     PROFILE_LIST = "ProfileList"
+    CERTIFICATE_LIST = "CertificateList"
     DECLARATIVE_MANAGEMENT = "DeclarativeManagement"
     SCHEDULE_OS_UPDATE = "ScheduleOSUpdate"
     INSTALL_PROFILE = "InstallProfile"
@@ -65,6 +66,7 @@ EFFECTS: Final[Mapping[RequestType, Effects]] = {
     RequestType.DEVICE_INFORMATION: Effects(),
     RequestType.SECURITY_INFO: Effects(),
     RequestType.PROFILE_LIST: Effects(),
+    RequestType.CERTIFICATE_LIST: Effects(),
     RequestType.DECLARATIVE_MANAGEMENT: Effects(),
     RequestType.SCHEDULE_OS_UPDATE: Effects(restarts_timer=True, reboots_at_once=True),
     RequestType.INSTALL_PROFILE: Effects(ends_enrollment=True),
@@ -142,6 +144,15 @@ def security_info(order: str, number: int = 0) -> Command:
 def profile_list(order: str, number: int = 0) -> Command:
     """Return the query of the configuration profiles on the Mac."""
     return _command(order, number, RequestType.PROFILE_LIST)
+
+
+def certificate_list(order: str, number: int = 0) -> Command:
+    """Return the query of the certificates of MDM, with the identity of the enrollment.
+
+    ManagedOnly leaves out the identities that macOS makes for itself
+    (github.com/apple/device-management, mdm/commands/certificate.list.yaml).
+    """
+    return _command(order, number, RequestType.CERTIFICATE_LIST, ManagedOnly=True)
 
 
 def declarative_management(order: str, number: int = 0) -> Command:

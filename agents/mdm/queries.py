@@ -22,6 +22,7 @@ from agents.mdm.answers import AnswerStore
 from agents.mdm.commands import (
     Command,
     RequestType,
+    certificate_list,
     device_information,
     profile_list,
     security_info,
@@ -41,6 +42,7 @@ _COMMANDS: Final[Mapping[QueryKind, tuple[Callable[[str, int], Command], Request
     QueryKind.DEVICE_INFORMATION: (device_information, RequestType.DEVICE_INFORMATION),
     QueryKind.SECURITY_INFO: (security_info, RequestType.SECURITY_INFO),
     QueryKind.PROFILE_LIST: (profile_list, RequestType.PROFILE_LIST),
+    QueryKind.CERTIFICATE_LIST: (certificate_list, RequestType.CERTIFICATE_LIST),
 }
 # Half a day of the default budget, for an outage of the server. A query that finds no room is asked
 # again after its interval.

@@ -6,6 +6,7 @@
 | DeviceInformation, with an open job | `os_version` | OPEN_JOB_EVERY |
 | SecurityInfo | `user_approved` | EVERY |
 | ProfileList, while `follow_up` waits for a profile | `profiles` | OPEN_JOB_EVERY |
+| CertificateList | `identity_expires_at` | EVERY |
 
 A field that was never reported is due at once: an enrollment reports the version, but not the
 supervision. A report of another source counts too. Reports and queries from before the last
@@ -29,6 +30,7 @@ _FIELDS: Final = {
     QueryKind.DEVICE_INFORMATION: ("os_version", "supervised"),
     QueryKind.SECURITY_INFO: ("user_approved",),
     QueryKind.PROFILE_LIST: ("profiles",),
+    QueryKind.CERTIFICATE_LIST: ("identity_expires_at",),
 }
 _URGENT_FIELDS: Final = ("os_version",)
 
@@ -55,7 +57,7 @@ def query_needs(s: Situation) -> tuple[QueryNeed, ...]:
     """Return the queries that the Mac needs, each with its time.
 
     None for a Mac without a site or an enrollment, and for a retired one. None for a personally
-    owned one: it answers neither query in full.
+    owned one: it answers no query in full.
     """
     site, device = s.site_name, s.device
     if site is None or device.is_personal or is_retired(s) or not device.enrolled:

@@ -12,6 +12,7 @@ from pipeline.ingest.ddm_status import read_status
 from pipeline.ingest.device_payload import DevicePayload
 from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.mdm_certificates import CERTIFICATE_FIELDS, identity_expires_at
 from pipeline.ingest.mdm_enrollment import Enrollment, enrollment_of
 from pipeline.ingest.mdm_responses import (
     ERROR_FIELDS,
@@ -63,6 +64,7 @@ _MESSAGE_FIELDS: Final[ReadFields] = {
     "QueryResponses": INFORMATION_FIELDS,
     "SecurityInfo": SECURITY_FIELDS,
     "ProfileList": PROFILE_FIELDS,
+    "CertificateList": CERTIFICATE_FIELDS,
 }
 # Without an endpoint, `Data` is no status report, and nothing reads it.
 _WITH_ENDPOINT: Final[ReadFields] = {**_MESSAGE_FIELDS, "Data": None}
@@ -287,6 +289,8 @@ def _connect(forwarded: ForwardedMessage) -> None:
         fields |= security_info(message.group("SecurityInfo"))
     if "ProfileList" in message:
         fields |= profiles(message)
+    if "CertificateList" in message:
+        fields["identity_expires_at"] = identity_expires_at(message, forwarded.at)
     forwarded.add_event(
         CommandReportedEvent,
         MdmCommandReported,

@@ -112,7 +112,7 @@ _MDM_FIELDS: Final[PermittedFields] = {
         {"udid", "serial", "enrollment_id", "site", "mdm_server", "mdm_enrolled"}
         | {"os_version", "build", "model", "device_id", "hostname", "apple_silicon"}
         | {"supervised", "user_approved", "ade_enrolled", "filevault", "system_volume_sealed"}
-        | {"free_disk_gb", "battery_percent", "profiles"}
+        | {"free_disk_gb", "battery_percent", "profiles", "identity_expires_at"}
     ),
     # Check-ins and status reports come from an MDM server only.
     checkin.MdmAuthenticated: frozenset(checkin.MdmAuthenticated.model_fields),

@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from agents.mac import InstallState
 from schemas.macos import OSVersion, parse_os_version
+from tests.mdm.identity import Identity
 
 if TYPE_CHECKING:
     from tests.mdm.mac import ManagedMac
@@ -123,6 +126,22 @@ def _security_info(mac: "ManagedMac", _: Content) -> Response:
     return Response.acknowledged(SecurityInfo=info)
 
 
+def _certificate_list(mac: "ManagedMac", command: Content) -> Response:
+    """List the identity of the enrollment, and without ManagedOnly one that macOS makes itself."""
+    certificates = [mac.identity.certificate]
+    if not command.get("ManagedOnly", False):
+        certificates.append(Identity.create("com.apple.systemdefault").certificate)
+    entries = [
+        {
+            "CommonName": certificate.subject.rfc4514_string(),
+            "IsIdentity": True,
+            "Data": certificate.public_bytes(Encoding.DER),
+        }
+        for certificate in certificates
+    ]
+    return Response.acknowledged(CertificateList=entries)
+
+
 def _schedule_os_update(mac: "ManagedMac", command: Content) -> Response:
     """Begin an update; only the first entry of `Updates` counts."""
     [update, *_] = command["Updates"]
@@ -226,6 +245,7 @@ _HANDLERS: Final[dict[str, Callable[["ManagedMac", Content], Response]]] = {
     "DeviceInformation": _device_information,
     "SecurityInfo": _security_info,
     "ProfileList": _profile_list,
+    "CertificateList": _certificate_list,
     "ScheduleOSUpdate": _schedule_os_update,
     "OSUpdateStatus": _os_update_status,
     "AvailableOSUpdates": _available_os_updates,

@@ -113,7 +113,7 @@ def company_groups(trouble_at: datetime) -> list[Group]:
         Group("dead", "26", 1, behavior=Behavior(dies_at=trouble_at)),
         Group("current", "26", 3),
         Group("current", "15", 2),
-        Group("renews", "15", 1),
+        Group("renews", "15", 1, behavior=Behavior(first_identity_ends_soon=True)),
         Group("too new", "27", 1),
         Group("loan", "26", 1),
     ]

@@ -160,9 +160,10 @@ class MdmFleet:
         """Return the Macs' time."""
         return self._clock()
 
-    def issue(self, name: str) -> Identity:
-        """Return a new identity from the SCEP server."""
-        return self._servers.scep.issue(name)
+    def issue(self, name: str, *, ends_soon: bool) -> Identity:
+        """Return a new identity from the SCEP server, or from the one whose identities end soon."""
+        servers = self._servers
+        return (servers.short_scep if ends_soon else servers.scep).issue(name)
 
     def order(self, mac: SimulatedMac, job: Job) -> bool:
         """Give this order to the simulated Mac; return True if it takes the order."""

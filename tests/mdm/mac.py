@@ -55,6 +55,7 @@ class Behavior:
     eacs_preflight: str = "success"
     answers_enrollment_profile: bool = False
     profiles: tuple[str, ...] = ()  # the identifiers of its configuration profiles
+    first_identity_ends_soon: bool = False
     zone: tzinfo = UTC
 
 
@@ -87,8 +88,8 @@ class Site(Protocol):
         """Return the Macs' time, aware."""
         ...
 
-    def issue(self, name: str) -> Identity:
-        """Return a new identity from the SCEP server."""
+    def issue(self, name: str, *, ends_soon: bool) -> Identity:
+        """Return a new identity from the SCEP server, or from the one whose identities end soon."""
         ...
 
     def order(self, mac: SimulatedMac, job: Job) -> bool:
@@ -202,6 +203,12 @@ class ManagedMac:
         """Enroll again, as with a new enrollment profile; the command may get no answer."""
         self._leaves_command = not self.behavior.answers_enrollment_profile
         self.site.wake(self.spec.udid, "enrol", self.site.now())
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of its enrollment, which it must have begun."""
+        assert self._client is not None
+        return self._client.identity
 
     @property
     def base_build(self) -> str:
@@ -320,9 +327,9 @@ class ManagedMac:
 
     def _authenticate(self) -> None:
         spec, physics = self.spec, self.physics
-        self._client = MdmClient(
-            self.site.url, spec.udid, self.site.issue(spec.udid), self.site.http
-        )
+        ends_soon = self.behavior.first_identity_ends_soon and not self.enrollments
+        identity = self.site.issue(spec.udid, ends_soon=ends_soon)
+        self._client = MdmClient(self.site.url, spec.udid, identity, self.site.http)
         self._client.check_in(
             "Authenticate",
             SerialNumber=spec.serial,

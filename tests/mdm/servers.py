@@ -1,6 +1,7 @@
 """The servers of a site that manages Macs: NanoMDM, KMFDDM, a SCEP server and a push service."""
 
 import plistlib
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ NANOMDM_KEY: Final = "the-key-of-nanomdm's-api"
 KMFDDM_KEY: Final = "the-key-of-kmfddm's-api"
 HMAC_KEY: Final = "the-key-of-nanomdm's-webhook"
 CHALLENGE: Final = "the-challenge-of-the-scep-server"
+SHORT_DAYS: Final = 3
 
 KeyValueStorage = Literal["filekv", "inmem"]
 
@@ -35,20 +37,27 @@ class Scep:
     _numbers: Iterator[int] = field(default_factory=count)
 
     @classmethod
-    def create(cls, folder: Path) -> "Scep":
-        """Return a server that is not started, with a new authority."""
+    def create(cls, folder: Path, *, days: int = 365, authority: "Scep | None" = None) -> "Scep":
+        """Return a server that is not started, whose identities end after `days`.
+
+        It issues for the same authority as `authority`, or without one for a new one.
+        """
         depot = folder / "depot"
         folder.mkdir(parents=True)
-        subprocess.run(
-            [str(tool("scepserver")), "ca", "-init", "-depot", str(depot), "-keySize", "2048"],
-            check=True,
-            capture_output=True,
-        )
+        if authority is not None:
+            shutil.copytree(authority.ca.parent, depot)
+        else:
+            subprocess.run(
+                [str(tool("scepserver")), "ca", "-init", "-depot", str(depot), "-keySize", "2048"],
+                check=True,
+                capture_output=True,
+            )
         address = f"127.0.0.1:{free_ports(1)[0]}"
         url = f"http://{address}/scep"
         options = ["-http-addr", address, "-depot", str(depot), "-challenge", CHALLENGE]
+        options += ["-allowrenew", "0", "-crtvalid", str(days)]
         program = Program(
-            [str(tool("scepserver")), *options, "-allowrenew", "0"],
+            [str(tool("scepserver")), *options],
             folder,
             lambda: _responds(f"{url}?operation=GetCACaps"),
         )
@@ -202,11 +211,12 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class MdmServers:
-    """The running servers of a site."""
+    """The running servers of a site. The identities of `short_scep` end after SHORT_DAYS."""
 
     nanomdm: NanoMdm
     kmfddm: Kmfddm
     scep: Scep
+    short_scep: Scep
     apns: Apns
 
     @classmethod
@@ -220,7 +230,7 @@ class MdmServers:
         storage: KeyValueStorage = "filekv",
         database: str | None = None,
     ) -> "Iterator[MdmServers]":
-        """Run all four within the block, with their files in `folder`.
+        """Run them within the block, with their files in `folder`.
 
         NanoMDM posts to `webhook_url`, signed with HMAC_KEY. It keeps its queue in the PostgreSQL
         `database` (a URL) if there is one, else in `storage`, its default; KMFDDM has no form of
@@ -233,6 +243,7 @@ class MdmServers:
             http = running.enter_context(httpx.Client(trust_env=False))
             apns = running.enter_context(Apns.run(folder / "apns"))
             scep = Scep.create(folder / "scep")
+            short_scep = Scep.create(folder / "short-scep", days=SHORT_DAYS, authority=scep)
             nanomdm = NanoMdm.create(
                 folder / "nanomdm",
                 ports.nanomdm,
@@ -243,11 +254,11 @@ class MdmServers:
                 http=http,
             )
             kmfddm = Kmfddm.create(folder / "kmfddm", ports.kmfddm, nanomdm.url, storage, http)
-            for server in (scep, kmfddm, nanomdm):
+            for server in (scep, short_scep, kmfddm, nanomdm):
                 running.callback(server.program.stop)
                 server.program.start()
             nanomdm.install_push_certificate()
-            yield cls(nanomdm, kmfddm, scep, apns)
+            yield cls(nanomdm, kmfddm, scep, short_scep, apns)
 
 
 def _flags(options: dict[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ loses and repeats commands, and the fleet on Kafka with NanoMDM on PostgreSQL.
 import time
 from collections import Counter
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -60,9 +60,6 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
     at.drydock.read_feed(after)
     [loan] = at.of_kind("loan")
     at.drydock.accept(stated(loan, "loan_returned_at", datetime.now(UTC)))
-    [renewing] = at.of_kind("renews")
-    ends_at = datetime.now(UTC) + timedelta(days=3)
-    at.drydock.accept(stated(renewing, "identity_expires_at", ends_at))
     at.eventually(lambda: at.reason_of(loan) == "awaiting_approval", "it awaits an approval")
     # Between two boots of a Mac there is a minute, or an executor takes them for one.
     at.eventually(lambda: time.monotonic() > at.started_s + 62, "a minute has passed")
@@ -72,6 +69,7 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
     commanded = [one for one in at.of_kind("healthy", "declines") if one.ends_at.major == 13]
     at.eventually(lambda: all(map(at.is_patched, commanded)), "the Macs on 13 are patched")
     at.eventually(lambda: at.has_acted(loan), "the loan unit is erased and has enrolled again")
+    [renewing] = at.of_kind("renews")
     renewed = at.fleet.macs[renewing.spec.udid]
     at.eventually(lambda: renewed.enrollments == 2, "the Mac has a new MDM identity")
     at.ask([loan, *commanded])

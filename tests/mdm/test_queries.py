@@ -29,6 +29,7 @@ KINDS = {
     QueryKind.DEVICE_INFORMATION: "DeviceInformation",
     QueryKind.SECURITY_INFO: "SecurityInfo",
     QueryKind.PROFILE_LIST: "ProfileList",
+    QueryKind.CERTIFICATE_LIST: "CertificateList",
 }
 
 

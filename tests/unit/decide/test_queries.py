@@ -28,33 +28,35 @@ PERSONAL = apply_token_updated(
     mac(), MdmTokenUpdated(udid=UDID, enrollment_type="User Enrollment (Device)"), to_us(NOW)
 )
 INFORMATION, SECURITY = QueryKind.DEVICE_INFORMATION, QueryKind.SECURITY_INFO
+CERTIFICATES = QueryKind.CERTIFICATE_LIST
+DAILY = dict.fromkeys((INFORMATION, SECURITY, CERTIFICATES), DAY)
 
 
 def every(needs: Any) -> dict[QueryKind, timedelta]:
     return {need.kind: timedelta(microseconds=need.every_us) for need in needs}
 
 
-def test_enrolled_mac_needs_both_queries_once_a_day() -> None:
-    assert every(query_needs(situation(mac()))) == {INFORMATION: DAY, SECURITY: DAY}
+def test_enrolled_mac_needs_every_query_once_a_day() -> None:
+    assert every(query_needs(situation(mac()))) == DAILY
 
 
 def test_open_job_makes_only_the_query_of_the_version_urgent() -> None:
     needs = query_needs(situation(mac(), job_history=(entry(),)))
-    assert every(needs) == {INFORMATION: OPEN_JOB_EVERY, SECURITY: EVERY}
+    assert every(needs) == {INFORMATION: OPEN_JOB_EVERY, SECURITY: EVERY, CERTIFICATES: EVERY}
     assert [need.kind for need in needs if need.is_urgent] == [INFORMATION]
 
 
 def test_enrolled_mac_is_queried_at_once_although_the_enrollment_reported_its_version() -> None:
-    (information, security) = query_needs(situation(mac(supervised=None, user_approved=None)))
-    assert (information.known_us, security.known_us) == (0, 0)
-    (urgent, _) = query_needs(situation(mac(supervised=None), job_history=(entry(),)))
+    unknown = mac(supervised=None, user_approved=None)
+    assert [need.known_us for need in query_needs(situation(unknown))] == [0, 0, 0]
+    (urgent, *_) = query_needs(situation(mac(supervised=None), job_history=(entry(),)))
     assert urgent.known_us == to_us(NOW - HOUR)
 
 
 def test_query_counts_from_the_report_of_its_own_fields() -> None:
-    device = mac(seen_at=NOW - HOUR, user_approved=None)
+    device = mac(seen_at=NOW - HOUR, user_approved=None, identity_expires_at=NOW + 90 * DAY)
     known = {need.kind: need.known_us for need in query_needs(situation(device))}
-    assert known == {INFORMATION: to_us(NOW - HOUR), SECURITY: 0}
+    assert known == {INFORMATION: to_us(NOW - HOUR), SECURITY: 0, CERTIFICATES: to_us(NOW - HOUR)}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,12 @@ def test_profiles_are_queried_each_hour_until_the_policy_finds_them() -> None:
     profiles = QueryKind.PROFILE_LIST
     assert profiles not in every(query_needs(situation(mac(), rules=rules)))
     missing = query_needs(situation(mac(), rules=rules, job_history=(reinstall,)))
-    assert every(missing) == {INFORMATION: DAY, SECURITY: DAY, profiles: HOUR}
+    assert every(missing) == {
+        INFORMATION: DAY,
+        SECURITY: DAY,
+        CERTIFICATES: DAY,
+        profiles: HOUR,
+    }
     found = with_report(mac(), NOW - HOUR, "mdm", profiles=["org.pppc"])
     assert profiles not in every(
         query_needs(situation(found, rules=rules, job_history=(reinstall,)))

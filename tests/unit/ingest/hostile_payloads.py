@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from xml.parsers.expat import ExpatError
 
+from tests.factories.certificates import certificate, listed
 from tests.unit.ingest.device_bodies import (
+    RECEIVED_AT,
     UDID,
     command_response,
     jamf,
@@ -174,6 +176,7 @@ def mdm_samples() -> list[bytes]:
         command_response({"QueryResponses": DEVICE}),
         command_response({"SecurityInfo": SECURITY}),
         command_response({"ProfileList": PROFILES}),
+        command_response({"CertificateList": [listed(certificate(ends_at=RECEIVED_AT))]}),
         command_response({"UpdateResults": UPDATES, "ErrorChain": UPDATES[0]["ErrorChain"]}),
         status_report(STATUS, url_params=hints),
     ]

@@ -264,7 +264,14 @@ ROWS: list[tuple[str, str, Want]] = [
             (INVENTORY, {"hostname": "fruit.example.com", "mdm_enrolled": True}),
         ],
     ),
-    ("nanomdm", "mdm/nanocmd/certlist.plist", [command_response("CERT-LIST-01")]),
+    (
+        "nanomdm",
+        "mdm/nanocmd/certlist.plist",
+        [
+            command_response("CERT-LIST-01"),
+            (INVENTORY, {"identity_expires_at": "2034-04-30T17:43:31Z", "mdm_enrolled": True}),
+        ],
+    ),
     (
         "nanomdm",
         "mdm/nanocmd/inventory.devinfo.plist",

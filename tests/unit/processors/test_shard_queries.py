@@ -37,7 +37,8 @@ from tests.factories.control import POLICY_TEXT
 from tests.factories.sites import JOBS_KEY, KEYS
 
 LONDON, TOKYO = queries_topic("london"), queries_topic("tokyo")
-BOTH = [QueryKind.DEVICE_INFORMATION, QueryKind.SECURITY_INFO]
+ALL = [QueryKind.DEVICE_INFORMATION, QueryKind.SECURITY_INFO, QueryKind.CERTIFICATE_LIST]
+ENDS_AT = NOW + 365 * DAY
 
 
 class Record(NamedTuple):
@@ -111,28 +112,28 @@ def partition() -> Partition:
 
 def test_enrolled_mac_is_queried_at_once_and_again_after_a_day(partition: Partition) -> None:
     first = partition.asked()
-    assert [query.kind for query in first] == BOTH
+    assert [query.kind for query in first] == ALL
     assert {query.expires_at for query in first} == {NOW + DAY}
     assert partition.asked(NOW + DAY - HOUR) == []
-    assert [query.kind for query in partition.asked(NOW + DAY)] == BOTH
-    assert partition.counted == Counter(BOTH * 2)
+    assert [query.kind for query in partition.asked(NOW + DAY)] == ALL
+    assert partition.counted == Counter(ALL * 2)
 
 
 def test_report_postpones_the_query(partition: Partition) -> None:
     partition.asked()
     later = NOW + DAY - HOUR
-    partition.fold(INVENTORY.name, full_report(when=later), now=later)
+    partition.fold(INVENTORY.name, full_report(when=later, identity_expires_at=ENDS_AT), now=later)
     assert partition.asked(NOW + DAY) == []
-    assert len(partition.asked(later + DAY)) == 2
+    assert len(partition.asked(later + DAY)) == len(ALL)
 
 
 def test_open_job_makes_the_query_of_the_version_due_after_an_hour(partition: Partition) -> None:
     partition.broadcast.fold_record(ADVISORIES.name, 0, encode(release("26.2")))
-    partition.fold(INVENTORY.name, full_report("26.1", when=NOW))
+    partition.fold(INVENTORY.name, full_report("26.1", when=NOW, identity_expires_at=ENDS_AT))
     assert partition.asked() == []
     assert partition.shard.reconciler.open_jobs
     asked = partition.asked(NOW + HOUR)
-    assert [(query.kind, query.is_urgent) for query in asked] == [(BOTH[0], True)]
+    assert [(query.kind, query.is_urgent) for query in asked] == [(ALL[0], True)]
     assert asked[0].expires_at == NOW + 2 * HOUR
 
 
@@ -143,7 +144,9 @@ def test_mac_whose_enrollment_ended_is_not_queried(partition: Partition) -> None
 
 def test_new_enrollment_is_queried_at_once(partition: Partition) -> None:
     partition.asked()
-    partition.fold(INVENTORY.name, full_report(when=NOW + HOUR), now=NOW + HOUR)
+    partition.fold(
+        INVENTORY.name, full_report(when=NOW + HOUR, identity_expires_at=ENDS_AT), now=NOW + HOUR
+    )
     partition.enroll(NOW + 2 * HOUR)
     assert QueryKind.SECURITY_INFO in {query.kind for query in partition.asked(NOW + 2 * HOUR)}
 
@@ -153,7 +156,9 @@ def test_new_owner_asks_again_for_what_has_no_answer(partition: Partition) -> No
     partition.own(NOW + HOUR)
     again = partition.asked(NOW + HOUR)
     assert [query.known_us for query in again] == [query.known_us for query in first]
-    partition.fold(INVENTORY.name, full_report(when=NOW + HOUR), now=NOW + HOUR)
+    partition.fold(
+        INVENTORY.name, full_report(when=NOW + HOUR, identity_expires_at=ENDS_AT), now=NOW + HOUR
+    )
     partition.asked(NOW + HOUR)
     partition.own(NOW + 2 * HOUR)
     assert partition.asked(NOW + 2 * HOUR) == []
@@ -164,7 +169,7 @@ def test_site_is_queried_once_it_has_a_topic() -> None:
     partition.enroll(NOW)
     assert partition.asked() == []
     partition.topics[LONDON] = 1
-    assert [query.kind for query in partition.asked(NOW + HOUR)] == BOTH
+    assert [query.kind for query in partition.asked(NOW + HOUR)] == ALL
 
 
 def test_new_policy_moves_the_queries_to_the_new_site(partition: Partition) -> None:
@@ -183,4 +188,4 @@ def test_each_round_publishes_a_limited_number() -> None:
     while not (records := partition.shard.collect().records):
         assert partition.shard.tick(NOW)
     assert len([one for one in records if one.topic == LONDON]) <= 3
-    assert len(partition.asked()) >= 20 - 3
+    assert len(partition.asked()) >= 10 * len(ALL) - 3

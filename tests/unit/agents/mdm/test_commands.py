@@ -26,6 +26,7 @@ SAFE = {
     RequestType.DEVICE_INFORMATION,
     RequestType.SECURITY_INFO,
     RequestType.PROFILE_LIST,
+    RequestType.CERTIFICATE_LIST,
     RequestType.DECLARATIVE_MANAGEMENT,
 }
 
