@@ -28,7 +28,7 @@
     INTENDED  no sign after that, and still valid and fit        INTENDED: give the order again
     INTENDED  no sign after that, withdrawn, expired or unfit    DONE
     INTENDED  no sign of MAX_SENDS orders                        DONE (failed)
-    INTENDED  the same, for less than 24 h, may be repeated      INTENDED: give the order again
+    INTENDED  the same over MDM, no erase, for less than 24 h    INTENDED: give the order again
     WATCHING  Mac booted into the target since the order         DONE (acted)
     WATCHING  Mac enrolled again by `install_profile`            DONE (acted or failed)
     WATCHING  the order was to restart                           DONE (acted or failed)
@@ -451,15 +451,18 @@ def _give_again(
 ) -> Step:
     """Return the step for an order that did not arrive, by the fitness of the Mac.
 
-    After MAX_SENDS orders it is the end of the attempt. Only a repeatable order that no server took
-    is given again each half hour for a day: its server can be ill for hours.
+    After MAX_SENDS orders it is the end of the attempt. Only an order that no MDM server took is
+    given again each half hour for a day: the server can be ill for hours. If it took the order
+    without a response, it refuses the second one, for both have the same CommandUUID. An erase
+    needs a new approval instead.
     """
     if entry.unanswered < MAX_SENDS:
         return _approach(entry, look, now, limits)
     assert entry.intent_at is not None
     since = entry.held_since or entry.intent_at
     given_up = now >= since + UNREACHABLE_LIMIT
-    if lost or given_up or entry.job.method not in _REPEATABLE:
+    keeps_on = entry.job.method in MDM_METHODS and not erases(entry.job)
+    if lost or given_up or not keeps_on:
         away = Obstacle(ErrorCode.UNREACHABLE, "no response")
         cause = (look.not_delivered or _NOT_DELIVERED) if lost else away
         detail = f"no order of {entry.sends} arrived: {cause.detail}"

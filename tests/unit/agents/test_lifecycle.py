@@ -95,6 +95,7 @@ ACTIVATE = a_job(
 )
 RESTART = a_job(Action.RESTART, Method.RESTART_DEVICE, target=None, intent="failing:26.2")
 ERASE_DEVICE = an_erasing_job()
+COMMAND = a_job(method=Method.MDM_COMMAND)
 MARK = intended().order_marker
 DDM_MARK = intended(DDM).order_marker
 LOST = Obstacle(ErrorCode.COMMAND_LOST, "lost")
@@ -224,6 +225,24 @@ INTENDED = {
         look(),
         IN_FLIGHT,
         "failed/unreachable",
+    ),
+    "erase over MDM never arrived, three times": (
+        intended(ERASE_DEVICE, unanswered=MAX_SENDS, **APPROVED),
+        look(),
+        IN_FLIGHT,
+        "failed/unreachable",
+    ),
+    "command over MDM never arrived, three times": (
+        intended(COMMAND, unanswered=MAX_SENDS),
+        look(),
+        IN_FLIGHT,
+        "wait",
+    ),
+    "command over MDM never arrived, half an hour later": (
+        intended(COMMAND, unanswered=MAX_SENDS),
+        look(),
+        NOT_NOW_POLL,
+        "act",
     ),
     "declaration never arrived, three times": (
         intended(DDM, unanswered=MAX_SENDS),

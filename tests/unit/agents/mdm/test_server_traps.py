@@ -98,6 +98,31 @@ def test_declaration_that_an_ill_server_does_not_take_is_given_again_for_a_day(s
     assert site.poll() == ["DeclarativeManagement"]
 
 
+@pytest.mark.parametrize("status", [404, 500, 503])
+def test_command_that_an_ill_server_does_not_take_is_given_again_for_a_day(status: int) -> None:
+    site = a_site(job=COMMAND)
+    site.mdm.failing[NANOMDM, "PUT"] = status
+    site.start(COMMAND)
+    site.run(hours(20), hours(0.25))
+    assert site.end == "started"
+    assert site.mdm.commands == {}
+    site.mdm.failing.clear()
+    site.run(hours(1), hours(0.25))
+    assert site.queued("ScheduleOSUpdate") == 1
+    assert site.poll() == ["ScheduleOSUpdate"]
+
+
+def test_command_that_its_server_does_not_take_for_a_day_ends() -> None:
+    site = a_site(job=COMMAND)
+    site.mdm.failing[NANOMDM, "PUT"] = 503
+    site.start(COMMAND)
+    site.run(hours(26), hours(0.25))
+    assert site.end == "failed/unreachable"
+    site.mdm.failing.clear()
+    site.run(hours(26), hours(1))
+    assert site.mdm.commands == {}
+
+
 def test_declaration_that_its_server_does_not_take_for_a_day_ends() -> None:
     site = a_site()
     site.mdm.failing[KMFDDM, "PUT"] = 503
