@@ -45,7 +45,7 @@ from pipeline.decide.methods import choose_method, is_update_running
 from pipeline.decide.needs.enrollment import has_earlier_enrollment_field, next_enrollment_fault_us
 from pipeline.decide.needs.order import loan_times_us, needs
 from pipeline.decide.needs.reinstall_history import follow_up_missing
-from pipeline.decide.needs.update import next_supplement_due_us, upgrade_obstacle
+from pipeline.decide.needs.update import is_installable, next_supplement_due_us, upgrade_obstacle
 from pipeline.decide.protection import LEFT_ALONE, OBJECTIONS, is_owner_unknown, left_alone
 from pipeline.decide.situation import Situation
 from pipeline.state.device import from_us
@@ -293,9 +293,7 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
     if entry.version is None:
         return False
     missing = s.advisories.missing(entry.version.line, device.os_version, device.build, s.device_id)
-    return any(
-        one.version == entry.version and one.can_be_installed(s.now_us) for one in missing.releases
-    )
+    return is_installable(s, missing, entry.version)
 
 
 def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:

@@ -19,6 +19,7 @@ from pipeline.state.advisories import Missing, Release
 from pipeline.state.device import duration_us, to_us
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
+from schemas.macos import OSVersion
 
 
 def needs_update(s: Situation, exposed: Exposure) -> Need | None:
@@ -114,6 +115,17 @@ def _installable_at(now_us: int, missing: Missing) -> tuple[tuple[Release, Sever
             found.append((release, worst))
             worst = Severity.ROUTINE
     return tuple(found[::-1])
+
+
+def is_installable(s: Situation, missing: Missing, version: OSVersion) -> bool:
+    """Return True if the release of this version is missing, and an update may install it.
+
+    As for the choice of a target, the newest release of a line counts after its offer has expired.
+    """
+    if any(release.version == version for release, _ in _installable(s, missing)):
+        return True
+    supplements = (one for one in missing.releases if one.version.supplement)
+    return any(one.version == version and one.can_be_installed(s.now_us) for one in supplements)
 
 
 def newest_matured(s: Situation, missing: Missing) -> Chosen | None:

@@ -66,6 +66,11 @@ KEPT = [
     pytest.param(declared(Outcome.ACTED, acted_at=NOW - HOUR), {}, id="its-executor-is-done"),
     pytest.param(declared(), {"advisories": catalogue(OLD)}, id="nothing-newer"),
     pytest.param(
+        declared(),
+        {"advisories": catalogue(release("26.2", expires_at=NOW - HOUR))},
+        id="its-offer-has-expired-and-nothing-is-newer",
+    ),
+    pytest.param(
         declared(), {"rules": policy(deferrals={"critical": "90d"})}, id="the-newer-is-deferred"
     ),
     pytest.param(
