@@ -32,13 +32,18 @@ class Record:
     def tests(self, path: str, changed: range) -> list[str]:
         """Return the tests of the changed lines; those that run the fewest lines come first.
 
-        A line that runs only at import belongs to all tests of its module.
+        A line that runs only at import belongs to all tests: some only read its constant. Those
+        that run other lines of its module come first.
         """
         lines = self._lines.get(path, {})
         contexts = {test for line in changed for test in lines.get(line, ())}
-        if contexts == {""}:
-            contexts = {test for each in lines.values() for test in each}
-        return sorted(contexts - {""}, key=lambda test: (self._rank[test], test))
+        if contexts != {""}:
+            return self._ranked(contexts - {""})
+        of_module = {test for each in lines.values() for test in each} - {""}
+        return [*self._ranked(of_module), *self._ranked(self._seconds.keys() - of_module)]
+
+    def _ranked(self, tests: Iterable[str]) -> list[str]:
+        return sorted(tests, key=lambda test: (self._rank[test], test))
 
     def limits(self, tests: Iterable[str], factor: float, least_s: float) -> dict[str, float]:
         """Return the seconds that each test may take: a multiple of its recorded time."""

@@ -150,6 +150,7 @@ def test_a_changed_tree_keeps_only_the_survivors_and_not_their_fates(tmp_path: P
 
 DOUBLE = """\
 LEAST = 0
+MOST = 9
 
 
 def double(value: int) -> int:
@@ -164,12 +165,16 @@ def unused() -> int:
     return 1
 """
 TESTS = """\
-from double import LEAST, double
+from double import LEAST, MOST, double
 
 
 def test_doubles():
     assert double(1002) == 2000
     assert LEAST < 10
+
+
+def test_reads_a_constant_only():
+    assert MOST == 9
 """
 
 
@@ -186,6 +191,7 @@ def test_each_fate_of_a_mutant_is_detected(tmp_path: Path) -> None:
         ("return value * 2", "return value / 2"): Fate.KILLED,
         ("return value * 2", "return None"): Fate.KILLED,
         ("LEAST = 0", "LEAST = 1"): Fate.SURVIVED,
+        ("MOST = 9", "MOST = 10"): Fate.KILLED,
         ("LEAST = 0", "pass"): Fate.BROKEN,
         ("return LEAST", "return None"): Fate.UNTESTED,
         ("return 1", "return 2"): Fate.UNTESTED,
