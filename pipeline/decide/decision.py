@@ -268,11 +268,29 @@ def withdrawn_by_hold(s: Situation, held: list[GatedNeed]) -> str | None:
 
 
 def _is_declared_in_vain(s: Situation, entry: JobEntry, held: list[GatedNeed]) -> bool:
-    """Return True if a declared update is unwanted: held, offered no more, or replaced at once."""
-    reasons = {result.reason for one in held for result in one.closed}
+    """Return True if a declared update is unwanted: held, offered no more, or replaced at once.
+
+    The reasons of another action, such as of an exempt upgrade, count only if no need has its own:
+    else it would be sent again, and withdrawn, without end.
+    """
+    own = _needs_of_action(s, entry, held)
+    reasons = {result.reason for one in own or held for result in one.closed}
     if not _UNWANTED.isdisjoint(reasons) or not _still_offered(s, entry):
         return True
-    return any(_holds_only_for(entry, one) for one in held)
+    return any(_holds_only_for(entry, one) for one in (*held, *own))
+
+
+def _needs_of_action(s: Situation, entry: JobEntry, held: list[GatedNeed]) -> list[GatedNeed]:
+    """Return the needs with the action of the open job, also those after the held ones."""
+    own = [one for one in held if one.candidate.need.action is entry.action]
+    if own:
+        return own
+    exposed = exposure(s)
+    for need in needs(s, exposed):
+        if need.action is entry.action:
+            candidate = make_candidate(s, need, choose_method(s, need), exposed)
+            own.append(GatedNeed.of_results(candidate, evaluate_gates(s, candidate)))
+    return own
 
 
 def _holds_only_for(entry: JobEntry, one: GatedNeed) -> bool:

@@ -15,11 +15,12 @@ from pipeline.decide.windows import opens_at
 from pipeline.reconcile.last_decision import fingerprint
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import to_us
-from pipeline.state.jobs import open_job
+from pipeline.state.jobs import add_job, add_result, open_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action, Method, Target
 from schemas.macos import parse_os_version
-from tests.factories import NOW
+from schemas.results import Outcome
+from tests.factories import NOW, result
 from tests.strategies import situations
 
 NOTHING = frozenset(
@@ -145,8 +146,19 @@ def _leaves_begun_jobs_alone(s: Situation, decision: Decision) -> None:
         assert decision.supersedes == entry.job_id
 
 
+def _keeps_an_order_that_was_just_begun(s: Situation, decision: Decision) -> None:
+    """A declared update that is withdrawn at once would be sent, and withdrawn, without end."""
+    if decision.decision is not Verdict.SEND:
+        return
+    job = build_job(s, decision)
+    started = result(job, Outcome.STARTED)
+    history = add_result(add_job(s.job_history, job), started, s.now_us)
+    assert decide(replace(s, job_history=history)).supersedes is None
+
+
 LAWS = (
     _has_the_right_reason,
+    _keeps_an_order_that_was_just_begun,
     _can_be_computed_again,
     _sends_a_new_job,
     _keeps_to_the_window,

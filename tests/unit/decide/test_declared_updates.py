@@ -121,3 +121,22 @@ def test_declaration_of_a_release_that_apple_offers_no_more_is_withdrawn() -> No
 def test_declaration_on_a_mac_that_became_exempt_is_withdrawn() -> None:
     exempt = policy(exemptions=[{"who": {"serials": ["C02*"]}, "why": "frozen"}])
     assert found(declared(), advisories=catalogue(OLD), rules=exempt)[1]
+
+
+STAYS: dict[str, Any] = {
+    "rules": policy(
+        upgrades={"to": "26"},
+        exemptions=[{"who": {"serials": ["C02*"]}, "why": "stays", "actions": ["upgrade"]}],
+    ),
+    "device": mac("15.7.2"),
+}
+
+
+def test_update_of_a_mac_whose_upgrade_alone_is_exempt_is_kept() -> None:
+    values = STAYS | {"advisories": catalogue(release("15.7.3"), release("26.2"))}
+    sent = decide(situation(**values))
+    assert (sent.decision, sent.method, sent.intent) == (Verdict.SEND, Method.DDM, "15.7.3")
+    begun = entry("15.7.3", outcome=Outcome.STARTED, outcome_at=NOW - HOUR)
+    assert not found(begun, **values)[1]
+    newer = catalogue(release("15.7.3"), release("15.7.4"), release("26.2"))
+    assert found(begun, **values | {"advisories": newer})[1]
