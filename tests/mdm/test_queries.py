@@ -2,13 +2,14 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from agents.mdm.answers import AnswerStore
+from agents.mdm.commands import RequestType
 from agents.mdm.facts import Name
 from agents.mdm.mac import MdmMacs
 from agents.mdm.queries import MacQueries, QueryOutcome
@@ -76,8 +77,7 @@ class QueriedFleet:
         def now() -> datetime:
             return _now() + later
 
-        macs = MdmMacs({"mdm": self._server}, self.answers, zone=UTC, now=now)
-        queries = MacQueries(macs, self.answers, now)
+        queries = MacQueries(self._macs(now), self.answers, now)
         return [
             queries.send(
                 MacQuery(
@@ -92,6 +92,14 @@ class QueriedFleet:
             for udid in self.udids
             for kind in QueryKind
         ]
+
+    def is_answered(self) -> bool:
+        """Return True if the store has the answers to all queries that were sent."""
+        self.read()
+        macs = self._macs(_now)
+        return not any(
+            macs.has_open(udid, RequestType(name)) for udid in self.udids for name in KINDS.values()
+        )
 
     def received(self) -> list[tuple[str, str]]:
         """Return the commands that the Macs got, by their own logs."""
@@ -109,6 +117,9 @@ class QueriedFleet:
             for udid in self.udids
             for name in names
         )
+
+    def _macs(self, now: Callable[[], datetime]) -> MdmMacs:
+        return MdmMacs({"mdm": self._server}, self.answers, zone=UTC, now=now)
 
     def flags(self, name: Name) -> set[bool | None]:
         """Return the values that this fact has at the Macs."""
@@ -137,7 +148,8 @@ def test_each_mac_gets_each_query_once_until_it_has_answered(fleet: QueriedFleet
     fleet.fleet.settle()
     assert sorted(fleet.received()) == sorted(once)
     wanted = (Name.OS_VERSION, Name.APPLE_SILICON, Name.USER_APPROVED)
-    wait_until(lambda: fleet.knows(*wanted), 30, "the answers did not arrive")
+    wait_until(fleet.is_answered, 30, "the answers did not arrive")
+    assert fleet.knows(*wanted)
     assert fleet.send(2) == [QueryOutcome.SENT] * len(once)
     fleet.fleet.settle()
     assert sorted(fleet.received()) == sorted(once * 2)
