@@ -2,6 +2,8 @@
 
 from typing import Final
 
+# An intent has up to 1,024 characters.
+MAX_ACTIVATION_NAME: Final = 256
 _PREFIX: Final = "activation:"
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 from pipeline.policy.blast_radius import BlastRadius, ConfirmedMacs
 from pipeline.policy.destructive import DestructiveWork
 from runtime.yaml_model import StrictModel
+from schemas.activations import MAX_ACTIVATION_NAME
 from schemas.decisions import Severity
 from schemas.ids import SiteField
 from schemas.jobs import Action, Method
@@ -383,7 +384,12 @@ class FollowUp(StrictModel):
     @field_validator("over_ssh")
     @classmethod
     def _are_activations(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Return the names unchanged. Raises ValueError for one that is no activation."""
+        """Return the names unchanged.
+
+        Raises ValueError for one that is no activation, or too long for the intent of a job.
+        """
+        if any(len(name) > MAX_ACTIVATION_NAME for name in value):
+            raise ValueError(f"a name has more than {MAX_ACTIVATION_NAME} characters")
         unknown = [name for name in value if name not in info.data.get("activations", value)]
         if unknown:
             raise ValueError(f"{unknown[0]} is not in `activations`")

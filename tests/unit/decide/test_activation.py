@@ -11,7 +11,7 @@ from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.state.device import Device
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry
-from schemas.activations import activation_intent, activation_name
+from schemas.activations import MAX_ACTIVATION_NAME, activation_intent, activation_name
 from schemas.decisions import Reason, Verdict
 from schemas.jobs import Action, Method
 from schemas.results import ErrorCode, Outcome
@@ -135,6 +135,17 @@ def test_activation_waits_for_no_window() -> None:
 def test_policy_names_only_activations_over_ssh() -> None:
     with pytest.raises(ValidationError, match="office is not in `activations`"):
         policy(follow_up={"activations": ["munki"], "over_ssh": ["office"]})
+
+
+def test_longest_name_of_an_activation_fits_the_intent_of_a_job() -> None:
+    longest = "é" * MAX_ACTIVATION_NAME
+    names: list[str] = [longest]
+    rules = policy(follow_up=FOLLOW_UP | {"activations": names, "over_ssh": names})
+    s = situation(approved(), rules=rules, job_history=(reinstall(),))
+    assert activation_name(build_job(s, decide(s)).intent) == longest
+    names = [longest + "x"]
+    with pytest.raises(ValidationError, match="more than 256 characters"):
+        policy(follow_up=FOLLOW_UP | {"activations": names, "over_ssh": names})
 
 
 @pytest.mark.parametrize("name", ["office", "a@b", "a:b", "Adobe CC"])
