@@ -46,7 +46,7 @@ from pipeline.embedded.log_retention import Retention
 from pipeline.embedded.site_thread import SiteThreads
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
-from pipeline.embedded.unsent_jobs import load_issued_job
+from pipeline.embedded.unsent_jobs import is_withdrawn, load_issued_job
 from pipeline.embedded.writer import Accepted, Writer
 from pipeline.policy.file import policy_digest, read_policy
 from pipeline.reconcile.query_queue import QueryQueue
@@ -67,7 +67,6 @@ from schemas.envelope import (
 from schemas.events.control import HaltScope
 from schemas.jobs import JobIssued, JobSuperseded
 from schemas.queries import MacQuery
-from schemas.results import Outcome
 
 # After a document or a policy all Macs are decided; meanwhile executors act after so many slices.
 _SLICES_TO_ORDERS: Final = 10
@@ -461,7 +460,7 @@ class Service:
         histories = self.reconciler.fleet.job_histories
         for job in self.executors.live():
             for entry in histories.get(job.udid, ()):
-                if entry.job_id == job.job_id and entry.outcome is Outcome.SUPERSEDED:
+                if entry.job_id == job.job_id and is_withdrawn(self.store, entry, job.udid):
                     self._unsent_jobs.append(
                         JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
                     )

@@ -1,5 +1,6 @@
 """Jobs that are durable in the log, and that an executor may not have."""
 
+import json
 from datetime import datetime
 
 from pipeline.embedded.store import Store
@@ -9,6 +10,7 @@ from schemas.dead_letters import DeadLetter, DeadLetterCode, Problem, make_dead_
 from schemas.envelope import InvalidEvent, JobIssuedEvent, decode
 from schemas.ids import event_id
 from schemas.jobs import JobIssued
+from schemas.results import Outcome
 
 
 def load_issued_job(
@@ -34,3 +36,17 @@ def load_issued_job(
         received_at=now,
         redacted=body or b"",
     )
+
+
+def is_withdrawn(store: Store, entry: JobEntry, udid: str) -> bool:
+    """Return True if the job is withdrawn: its end says so, or the last decision of its Mac.
+
+    A begun job stays open until its executor answers, and its withdrawal is sent only once.
+    """
+    if entry.outcome is Outcome.SUPERSEDED:
+        return True
+    body = store.last_decision(udid) if entry.is_open and entry.may_have_touched else None
+    try:
+        return body is not None and json.loads(body)["decision"]["supersedes"] == entry.job_id
+    except (ValueError, LookupError, TypeError):
+        return False  # a damaged row

@@ -25,6 +25,7 @@ from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, DecisionRecord, Reason
 from schemas.envelope import JobIssuedEvent, decode
 from schemas.events.control import HaltScope
+from schemas.jobs import Method
 from schemas.results import Outcome
 from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
 from tests.factories.sites import (
@@ -412,6 +413,39 @@ def test_jobs_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) ->
     live(service, environment, at(30))
     assert len(environment.fleet.acted) == 1
     assert reason_of(service) is Reason.COMPLIANT
+    service.close()
+
+
+def test_withdrawal_of_a_begun_job_is_handed_over_after_a_restart(tmp_path: Path) -> None:
+    environment = Environment.of(a_spec("MAC-1"))
+
+    def opened(policy_text: str) -> Service:
+        return Service.open(
+            tmp_path,
+            now=environment.now,
+            signer=JOBS_KEY,
+            trust=KEYS,
+            policy_text=policy_text,
+            access=lambda _: SiteAccess(environment.fleet.mac_for, withdraw_order=lambda *_: ""),
+        )
+
+    service = opened(POLICY)
+    environment.now = at(7)
+    service.accept([*environment.unsent, *environment.fleet.advance(at(7))], (), at(7))
+    environment.unsent = []
+    for _ in range(3):
+        service.tick(at(7))
+    (begun,) = service.reconciler.fleet.job_histories["MAC-1"]
+    assert (begun.method, begun.outcome) == (Method.DDM, Outcome.STARTED)
+    frozen = POLICY + "exemptions: [{who: {udids: [MAC-1]}, why: frozen}]\n"
+    assert service.set_policy(frozen, environment.now, "me")
+    service._writer.advance(environment.now)
+    assert reason_of(service) is Reason.EXEMPT
+    service.close()  # before any tick: the executor does not know of the withdrawal
+    service = opened(frozen)
+    live(service, environment, environment.now)
+    (ended,) = service.reconciler.fleet.job_histories["MAC-1"]
+    assert ended.outcome is Outcome.SUPERSEDED
     service.close()
 
 
