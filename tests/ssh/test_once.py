@@ -27,6 +27,7 @@ from tests.ssh.test_installs import FETCHES, INSTALLS, UPGRADE
 # More than the moments of one installation.
 _MANY_MOMENTS = 40
 _AT_ONCE = 4
+_TOOLS = {"fetch.sh": FETCHES, "restart-ends-sessions": ""}
 
 
 def assert_updated_once(bench: MacBench, result: JobResult, folder: Path) -> None:
@@ -71,7 +72,7 @@ class Killed:
 def killed_and_continued(server: Sshd, folder: Path, job: Job, at: int) -> str:
     """Return `ended`, or what the executor was killed `before`, `during` or `after`: the work."""
     bench = MacBench(folder / "mac", server)
-    bench.set(**{"install.sh": RUNS_UNTIL_SEEN + INSTALLS, "fetch.sh": FETCHES})
+    bench.set(**{"install.sh": RUNS_UNTIL_SEEN + INSTALLS} | _TOOLS)
     bench.offer_updates()
     killed = Killed(bench, folder, job)
     if not killed.dies(at):
@@ -104,7 +105,7 @@ def test_executor_that_is_killed_at_any_moment_installs_once(
 def site_of(server: Sshd, folder: Path, job: Job) -> SshSite:
     """Return a site with a Mac that has not begun with the job."""
     bench = MacBench(folder / "mac", server)
-    bench.set(**{"install.sh": f"/bin/sleep 2\n{INSTALLS}", "fetch.sh": FETCHES})
+    bench.set(**{"install.sh": f"/bin/sleep 2\n{INSTALLS}"} | _TOOLS)
     return SshSite(bench, folder, lambda _: None, job=job)
 
 
