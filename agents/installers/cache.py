@@ -174,7 +174,7 @@ class SiteCache:
         """Return the file of this key that a job needs until a time, or the reason to wait.
 
         `find` returns an image in its bucket, None without one, and raises as InstallerBucket does.
-        An image is fetched only while this process has got it.
+        An image is fetched only while this process has got it; one at the site is verified without.
         """
         if find is not None:
             self._find_image[name] = find
@@ -245,14 +245,11 @@ class SiteCache:
         with self._lock:
             now = self._now()
             needed = dict.fromkeys(need.key for need in self._index.needs(now))
-            missing = [
-                name
-                for name in needed
-                if self._ready(name) is None
-                and (not isinstance(name, ImageKey) or name in self._find_image)
-            ]
+            missing = [name for name in needed if self._ready(name) is None]
         wait_s = _LONGEST_WAIT_S
         for name in missing:
+            if not self._has_place(name) and self._folder.find(name) is None:
+                continue
             rest = self._retry_at.get(name, 0.0) - monotonic()
             if rest <= 0:
                 self._try(name)
@@ -285,6 +282,8 @@ class SiteCache:
     def _stage(self, name: CacheKey) -> None:
         if (file := self._folder.find(name)) is not None and self._verify(file):
             return
+        if not self._has_place(name):
+            return  # the next request of a job has its place
         stored = self._find(name)
         if stored is None:
             self._wait(name, State.MISSING, _missing(name), self._pauses.missing_s)
@@ -300,6 +299,10 @@ class SiteCache:
             return
         self._folder.make_room(target, stored.size_bytes)
         self._fetch(name, stored, target)
+
+    def _has_place(self, name: CacheKey) -> bool:
+        """Return True if this process knows the place of a file in its bucket."""
+        return not isinstance(name, ImageKey) or name in self._find_image
 
     def _find(self, name: CacheKey) -> BucketFile | None:
         """Return the file in its bucket, None if it has none."""

@@ -220,6 +220,27 @@ def test_image_goes_through_the_cache_once_for_all_jobs(
     assert finds == ["asked"]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_image_at_the_site_is_verified_after_a_restart_before_its_job_asks(
+    bucket: InstallerBucket, tmp_path: Path, damaged: bool
+) -> None:
+    bucket.client.put_object(Bucket=bucket.config.bucket, Key="loan.dmg", Body=CONTENT)
+    image = StoredFile(SHA256, lambda: bucket.find_file("the image", "loan.dmg", SHA256))
+    wanted = job_for(None)
+    with site(bucket, tmp_path) as one:
+        assert fetched_by(one, wanted, image=image) == CONTENT
+    (path,) = (tmp_path / "cache").glob("*.pkg")
+    if damaged:
+        path.write_bytes(b"other bytes")
+    with site(bucket, tmp_path) as again:
+        deadline = time.monotonic() + 20
+        while path.exists() if damaged else again._cache.held_jobs():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert damaged or isinstance(again.image(wanted, image), Installer)
+        assert fetched_by(again, wanted, image=image) == CONTENT
+
+
 def fetched_by(one: SiteInstallers, wanted: Job, image: StoredFile) -> bytes:
     deadline = time.monotonic() + 20
     while isinstance(result := one.image(wanted, image), Staging):
