@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.simulated import SimulatedFleet
-from pipeline.embedded.log import FILE
+from pipeline.embedded.log import FILE, Log
 from pipeline.embedded.service import Service
+from pipeline.replay.verify import verify
 from schemas.envelope import Event
 from tests.embedded_world import Environment, open_service
 from tests.factories.sites import START, critical_release, osquery_report
@@ -102,6 +103,7 @@ def main() -> None:
         grown = (data_dir / FILE).stat().st_size - bytes_before
         _advisory(service, feed[-1][0])
         service.close()
+        _verify(data_dir)
         began = time.perf_counter()
         open_service(data_dir, environment).close()
         say(f"start with {macs:,} Macs: {time.perf_counter() - began:.2f} s")
@@ -116,6 +118,16 @@ def _advisory(service: Service, now: datetime) -> None:
     done = service.accept([critical_release("26.3", "25D10", now)], (), now)
     took = time.perf_counter() - began
     say(f"an advisory for all: {done.decisions:,} decisions, {done.jobs} jobs in {took:.2f} s")
+
+
+def _verify(data_dir: Path) -> None:
+    """Print the CPU time in which `replay --verify` computes the whole log again."""
+    with Log.open(data_dir) as log:
+        began = time.process_time()
+        found = verify(log, state=log)
+        used = time.process_time() - began
+    assert found.difference is None, found.difference
+    say(f"verify: {found.events:,} events, {found.decisions:,} decisions in {used:.2f} s of CPU")
 
 
 if __name__ == "__main__":
