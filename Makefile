@@ -99,7 +99,7 @@ test-properties: ## run the property tests with four times the examples of `make
 
 faults: ## damage disks, files and topics, in every way of tests/faults
 	@tools/environment dev
-	@tools/servers kafka
+	@tools/servers kafka toxiproxy
 	@DRYDOCK_FAULTS=all $(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
 
 fault-seeds: ## mix kills with random faults by seed, then check (SEED_ARGS="--seeds 1-200")

@@ -15,8 +15,9 @@ with warnings.catch_warnings():
         own_broker,
         three_brokers,
     )
+    from tests.toxiproxy import toxiproxy
 
-__all__ = ["empty_kafka", "kafka", "leaky_clients", "own_broker", "three_brokers"]
+__all__ = ["empty_kafka", "kafka", "leaky_clients", "own_broker", "three_brokers", "toxiproxy"]
 ALL = os.environ.get("DRYDOCK_FAULTS") == "all"
 
 

@@ -70,6 +70,7 @@ def test_each_job_is_done_once_and_each_webhook_kept(
         with load.posting(lambda: running.url):
             eventually(lambda: len(fleet.site.acted()) > 0, "a first order is given")
             disturb(kafka)
+            fleet.workers.reconnect()
             eventually(lambda: len(fleet.site.acted()) == len(MACS), "all orders are given", 120)
         running.settles()
     found = found_of(load, kafka)

@@ -1,20 +1,26 @@
-"""The network to Kafka is cut, or loses all data: each job is done once."""
+"""The network to Kafka, between brokers or to the gateway is bad: each job is done once."""
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.faults.kafka_fleet import MACS, KafkaFleet
-from tests.installers.servers import Proxy, Toxiproxy, missing_servers
 from tests.kafka.agent_site import eventually
+from tests.kafka.broker_fixtures import started
 from tests.kafka.brokers import SHORT_LIVED, KafkaCluster, free_ports, missing_parts
 from tests.kafka.gateways import Fleet, found_of, gateway
+from tests.toxiproxy import Proxy, Toxiproxy
 
 _CUTS: Final = 4
 _CUT_S: Final = 4.0
+_DELAY_MS: Final = 200
+# Longer than the 6 s after which the controllers fence a broker.
+_SPLIT_S: Final = 12.0
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,49 +30,75 @@ pytestmark = [
 
 
 class ProxiedKafka(KafkaCluster):
-    """A broker that clients reach only through a proxy, since it advertises that address."""
+    """Brokers that clients, each other and their controllers reach only through proxies.
 
-    def __init__(self, folder: Path, toxiproxy: Toxiproxy) -> None:
-        ports = free_ports(2)
-        self.way: Proxy = toxiproxy.proxy(f"127.0.0.1:{ports[0]}")
-        self._address = self.way.url.removeprefix("http://")
-        advertised = {"advertised.listeners": f"PLAINTEXT://{self._address}"}
-        super().__init__(1, folder, ports, extra=advertised, jvm=SHORT_LIVED)
+    Each broker advertises the address of its proxies. From one controller to another there is a
+    proxy for each direction.
+    """
 
-    def address(self, node: int) -> str:  # noqa: ARG002 - of KafkaCluster
-        """Return the address of the proxy."""
-        return self._address
+    def __init__(self, brokers: int, folder: Path, toxiproxy: Toxiproxy) -> None:
+        ports = free_ports(3 * brokers)
+        super().__init__(brokers, folder, ports[: 2 * brokers], jvm=SHORT_LIVED)
+        self._between = dict(zip(self.nodes, ports[2 * brokers :], strict=True))
+        self.ways = {
+            node: toxiproxy.proxy(f"127.0.0.1:{ports[2 * node - 2]}") for node in self.nodes
+        }
+        self._from_brokers = {
+            node: toxiproxy.proxy(f"127.0.0.1:{port}") for node, port in self._between.items()
+        }
+        self._controllers = {
+            (one, other): toxiproxy.proxy(f"127.0.0.1:{ports[2 * other - 1]}")
+            for one, other in permutations(self.nodes, 2)
+        }
+
+    def address(self, node: int) -> str:
+        """Return the address of the proxy for clients."""
+        return self.ways[node].address
+
+    def split(self, node: int, *, connected: bool) -> None:
+        """Cut one broker off from the others, or connect it again; clients still reach it."""
+        self._from_brokers[node].switch(enabled=connected)
+        for ends, way in self._controllers.items():
+            if node in ends:
+                way.switch(enabled=connected)
+
+    def _settings(self, node: int) -> dict[str, str]:
+        found = super()._settings(node)
+        between = f"127.0.0.1:{self._between[node]}"
+        clients, brokers = self.address(node), self._from_brokers[node].address
+        voters = [
+            f"{other}@127.0.0.1:{self.ports[2 * node - 1]}"
+            if other == node
+            else f"{other}@{self._controllers[node, other].address}"
+            for other in self.nodes
+        ]
+        return found | {
+            "controller.quorum.voters": ",".join(voters),
+            "listeners": f"{found['listeners']},BROKERS://{between}",
+            "advertised.listeners": f"PLAINTEXT://{clients},BROKERS://{brokers}",
+            "inter.broker.listener.name": "BROKERS",
+            "listener.security.protocol.map": (
+                f"{found['listener.security.protocol.map']},BROKERS:PLAINTEXT"
+            ),
+        }
 
 
-@pytest.fixture
-def toxiproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toxiproxy]:
-    """A proxy that cuts and delays connections."""
-    if missing := missing_servers():
-        pytest.skip(missing)
-    proxy = Toxiproxy.create(tmp_path_factory.mktemp("toxiproxy"))
-    proxy.program.start()
-    yield proxy
-    proxy.api.close()
-    proxy.program.stop()
-
-
-@pytest.fixture
-def proxied(
-    leaky_clients: None, toxiproxy: Toxiproxy, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ProxiedKafka]:
-    """A broker behind the proxy."""
+@contextmanager
+def proxied(brokers: int, toxiproxy: Toxiproxy, folder: Path) -> Iterator[ProxiedKafka]:
+    """Run brokers behind proxies."""
     if lacking := missing_parts():
         pytest.skip(f"no Kafka: {lacking}")
-    kafka = ProxiedKafka(tmp_path_factory.mktemp("kafka"), toxiproxy)
-    kafka.start()
-    yield kafka
-    kafka.kill()
+    kafka = started(lambda number: ProxiedKafka(brokers, folder / str(number), toxiproxy))
+    try:
+        yield kafka
+    finally:
+        kafka.kill()
 
 
-@pytest.fixture
-def fleet(proxied: ProxiedKafka, tmp_path: Path) -> Iterator[KafkaFleet]:
-    """A fleet with a worker that waits for input, and an agent."""
-    with KafkaFleet.at(proxied, tmp_path) as made:
+@contextmanager
+def working_fleet(kafka: KafkaCluster, folder: Path) -> Iterator[KafkaFleet]:
+    """Run a fleet with a worker that waits for input, and an agent."""
+    with KafkaFleet.at(kafka, folder) as made:
         made.workers.start()
         made.workers.wait_caught_up()
         made.start_agent("one")
@@ -92,24 +124,99 @@ def swallow(way: Proxy) -> None:
         time.sleep(_CUT_S)
 
 
-@pytest.mark.parametrize("disturb", [cut, swallow])
-def test_each_job_is_done_once_and_each_webhook_kept(
-    disturb: Callable[[Proxy], None], proxied: ProxiedKafka, fleet: KafkaFleet, tmp_path: Path
-) -> None:
+def delay_and_reset(way: Proxy) -> None:
+    """Delay all data by 150 to 250 ms, and reset each twentieth connection, for seconds."""
+    way.add("latency", latency=_DELAY_MS, jitter=50)
+    way.add("latency", stream="upstream", latency=_DELAY_MS, jitter=50)
+    way.add("reset_peer", toxicity=0.05, timeout=100)
+    time.sleep(2 * _CUTS * _CUT_S)
+    way.clear()
+
+
+def reset(way: Proxy) -> None:
+    """Delay all data, and reset each connection after a second, for seconds."""
+    way.add("latency", latency=_DELAY_MS)
+    way.add("reset_peer", timeout=1000)
+    time.sleep(2 * _CUTS * _CUT_S)
+    way.clear()
+
+
+def is_done_once_in_spite(
+    disturb: Callable[[], None],
+    kafka: KafkaCluster,
+    folder: Path,
+    way_of: Callable[[str], str] = str,
+) -> Fleet:
+    """Disturb a fleet under work, and check it; return the senders, who use the address `way_of`.
+
+    Nothing that was accepted is missing or in another order, no program ended, each job is done
+    once.
+    """
     load = Fleet("LOAD", macs=5, rate=20)
-    worker, agent = fleet.workers.running[-1], fleet.site.agents[-1]
-    with gateway(proxied, tmp_path / "gateway") as running:
+    with working_fleet(kafka, folder) as fleet, gateway(kafka, folder / "gateway") as running:
+        worker, agent = fleet.workers.running[-1], fleet.site.agents[-1]
+        url = way_of(running.url)
         running.settles()
         fleet.enroll()
         fleet.release()
-        with load.posting(lambda: running.url):
+        with load.posting(lambda: url):
             eventually(lambda: len(fleet.site.acted()) > 0, "a first order is given")
-            disturb(proxied.way)
+            disturb()
+            fleet.workers.reconnect()
             eventually(lambda: len(fleet.site.acted()) == len(MACS), "all orders are given", 120)
         running.settles()
-    found = found_of(load, proxied)
-    assert (found.missing(load), found.disordered(load)) == ([], [])
+        found = found_of(load, kafka)
+        assert (found.missing(load), found.disordered(load)) == ([], [])
+        assert worker.runs
+        assert agent.process.poll() is None
+        fleet.is_done_once(2)
+    return load
+
+
+@pytest.mark.usefixtures("leaky_clients")
+@pytest.mark.parametrize("disturb", [cut, swallow, delay_and_reset])
+def test_network_to_kafka_is_bad(
+    disturb: Callable[[Proxy], None], toxiproxy: Toxiproxy, tmp_path: Path
+) -> None:
+    with proxied(1, toxiproxy, tmp_path / "kafka") as kafka:
+        load = is_done_once_in_spite(lambda: disturb(kafka.ways[1]), kafka, tmp_path)
     assert set(load.statuses) == {200}
-    assert worker.runs
-    assert agent.process.poll() is None
-    fleet.is_done_once(2)
+
+
+@pytest.mark.usefixtures("leaky_clients")
+@pytest.mark.parametrize("disturb", [cut, reset])
+def test_network_to_the_gateway_is_bad(
+    disturb: Callable[[Proxy], None],
+    empty_kafka: KafkaCluster,
+    toxiproxy: Toxiproxy,
+    tmp_path: Path,
+) -> None:
+    ways: list[Proxy] = []
+
+    def through_proxy(url: str) -> str:
+        ways.append(toxiproxy.proxy(url))
+        return ways[-1].url
+
+    load = is_done_once_in_spite(lambda: disturb(ways[0]), empty_kafka, tmp_path, through_proxy)
+    # The sender got no response, or one of the gateway, which accepts every webhook.
+    assert {200} < set(load.statuses) <= {200, None}
+
+
+@pytest.mark.usefixtures("leaky_clients")
+@pytest.mark.parametrize("reached", [True, False], ids=["clients reach it", "nothing reaches it"])
+def test_network_splits_a_broker_from_the_others(
+    reached: bool, toxiproxy: Toxiproxy, tmp_path: Path
+) -> None:
+    with proxied(3, toxiproxy, tmp_path / "kafka") as kafka:
+
+        def split() -> None:
+            for node in kafka.nodes:
+                kafka.split(node, connected=False)
+                kafka.ways[node].switch(enabled=reached)
+                time.sleep(_SPLIT_S)
+                kafka.split(node, connected=True)
+                kafka.ways[node].switch(enabled=True)
+                kafka.wait_ready()
+
+        load = is_done_once_in_spite(split, kafka, tmp_path)
+    assert set(load.statuses) == {200}

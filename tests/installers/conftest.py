@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from agents.installers.bucket import InstallerBucket
-from tests.installers.servers import S3Server, Toxiproxy, missing_servers
+from tests.installers.servers import S3Server, missing_server
+from tests.toxiproxy import toxiproxy
 
+__all__ = ["toxiproxy"]
 FOLDER = Path(__file__).parent
 
 
@@ -21,24 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real server of S3; if it is missing, the test is skipped, and fails in CI."""
-    if missing := missing_servers():
+    if missing := missing_server():
         pytest.skip(missing)
     server = S3Server.create(tmp_path_factory.mktemp("s3"))
     server.program.start()
     yield server
     server.program.stop()
-
-
-@pytest.fixture(scope="session")
-def toxiproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toxiproxy]:
-    """A proxy that cuts and delays connections."""
-    if missing := missing_servers():
-        pytest.skip(missing)
-    proxy = Toxiproxy.create(tmp_path_factory.mktemp("toxiproxy"))
-    proxy.program.start()
-    yield proxy
-    proxy.api.close()
-    proxy.program.stop()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The servers of these tests: versitygw for S3, Toxiproxy for cuts and latency, and an origin."""
+"""The servers of these tests: versitygw for S3, and an origin of installers."""
 
 import itertools
 import re
@@ -10,22 +10,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
-
 from agents.installers.bucket import BucketConfig, InstallerBucket
 from tests.kafka.brokers import free_ports
 from tests.mdm.programs import Program, tool
+from tests.toxiproxy import responds
 
 ACCESS_KEY: Final = "drydock-tests"
 SECRET_KEY: Final = "the-secret-of-the-bucket"
 _NUMBERS: Final = itertools.count(1)
 
 
-def missing_servers() -> str | None:
-    """Return the missing servers and how to get them; None if none is missing."""
-    files = {"versitygw": tool("versitygw"), "toxiproxy": tool("toxiproxy", "server")}
-    missing = [name for name, file in files.items() if not file.exists()]
-    return f"{', '.join(missing)}: `make tools` builds them (needs go)" if missing else None
+def missing_server() -> str | None:
+    """Return how to get versitygw if it is missing, else None."""
+    is_there = tool("versitygw").exists()
+    return None if is_there else "versitygw: `make tools` builds it (needs go)"
 
 
 @dataclass
@@ -46,7 +44,7 @@ class S3Server:
         options += ["--iam-dir", str(folder / "iam"), "posix"]
         options += ["--versioning-dir", str(folder / "versions"), str(folder / "data")]
         login = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
-        program = Program([str(tool("versitygw")), *options], folder, lambda: _responds(url), login)
+        program = Program([str(tool("versitygw")), *options], folder, lambda: responds(url), login)
         return cls(program, url)
 
     def bucket(self) -> InstallerBucket:
@@ -68,59 +66,6 @@ def other_way(known: InstallerBucket, endpoint: str | None, **changes: Any) -> I
     return InstallerBucket(
         replace(known.config, endpoint=endpoint or known.config.endpoint, **changes)
     )
-
-
-@dataclass
-class Toxiproxy:
-    """A Toxiproxy; `api` is the client of its HTTP API."""
-
-    program: Program
-    api: httpx.Client
-
-    @classmethod
-    def create(cls, folder: Path) -> "Toxiproxy":
-        """Return a proxy that is not started."""
-        port = free_ports(1)[0]
-        url = f"http://127.0.0.1:{port}"
-        command = [str(tool("toxiproxy", "server")), "-host", "127.0.0.1", "-port", str(port)]
-        program = Program(command, folder, lambda: _responds(f"{url}/version"))
-        return cls(program, httpx.Client(base_url=url, timeout=10.0))
-
-    def proxy(self, upstream: str) -> "Proxy":
-        """Return a new way to a server's URL, without a fault."""
-        name, port = f"way-{next(_NUMBERS)}", free_ports(1)[0]
-        listen = f"127.0.0.1:{port}"
-        body = {"name": name, "listen": listen, "upstream": upstream.removeprefix("http://")}
-        self.api.post("/proxies", json=body | {"enabled": True}).raise_for_status()
-        return Proxy(self.api, name, f"http://{listen}")
-
-
-@dataclass
-class Proxy:
-    """One way through Toxiproxy."""
-
-    api: httpx.Client
-    name: str
-    url: str
-    _toxics: list[str] = field(default_factory=list)
-
-    def switch(self, *, enabled: bool) -> None:
-        """Refuse all connections and end the open ones, or accept them again."""
-        path = f"/proxies/{self.name}"
-        self.api.post(path, json={"enabled": enabled}).raise_for_status()
-
-    def add(self, kind: str, stream: str = "downstream", **attributes: int) -> None:
-        """Add a fault, such as `limit_data` with `bytes`, to each connection."""
-        name = f"{kind}-{len(self._toxics)}"
-        body = {"name": name, "type": kind, "stream": stream, "attributes": attributes}
-        self.api.post(f"/proxies/{self.name}/toxics", json=body).raise_for_status()
-        self._toxics.append(name)
-
-    def clear(self) -> None:
-        """Remove all faults."""
-        while self._toxics:
-            path = f"/proxies/{self.name}/toxics/{self._toxics.pop()}"
-            self.api.delete(path).raise_for_status()
 
 
 @dataclass
@@ -189,11 +134,3 @@ def serving(origin: AppleOrigin) -> Iterator[AppleOrigin]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def _responds(url: str) -> bool:
-    try:
-        httpx.get(url, timeout=1.0)
-    except httpx.HTTPError:
-        return False
-    return True

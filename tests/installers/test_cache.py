@@ -16,8 +16,9 @@ from agents.installers.cache_folder import CachedFile
 from agents.installers.transfer import durable_path, partial_path
 from schemas.macos import parse_build
 from tests.faults.volumes import small_volume
-from tests.installers.servers import Proxy, S3Server, Toxiproxy, other_way
+from tests.installers.servers import S3Server, other_way
 from tests.installers.site import put, site
+from tests.toxiproxy import Proxy, Toxiproxy
 
 CONTENT = bytes(range(251)) * 8_000  # 2 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -21,7 +21,8 @@ from agents.installers.transfer import TransferCutError, continue_transfer, sha2
 from agents.installers.upload import PART_BYTES, Upload, upload
 from runtime.retry import RetryPolicy
 from schemas.macos import parse_build, parse_os_version
-from tests.installers.servers import AppleOrigin, S3Server, Toxiproxy, other_way, serving
+from tests.installers.servers import AppleOrigin, S3Server, other_way, serving
+from tests.toxiproxy import Toxiproxy
 
 BUILD = parse_build("25G72")
 FAST = RetryPolicy(first_s=0.01, max_s=0.05)

@@ -2,7 +2,8 @@
 
 import gc
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]
@@ -16,21 +17,34 @@ from tests.kafka.brokers import (
 )
 from tests.waiting import wait_until
 
+Cluster = TypeVar("Cluster", bound=KafkaCluster)
+
 
 def start_cluster(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaCluster:
     """Return a running cluster; skip the test if Java or Kafka is missing (in CI: fail)."""
     lacking = missing_parts()
     if lacking:
         pytest.skip(f"no Kafka: {lacking}")
-    for last in (False, False, True):
-        folder = tmp_path_factory.mktemp("kafka")
-        cluster = KafkaCluster(brokers, folder, free_ports(2 * brokers), jvm=SHORT_LIVED)
+    return started(
+        lambda _: KafkaCluster(
+            brokers,
+            tmp_path_factory.mktemp("kafka"),
+            free_ports(2 * brokers),
+            jvm=SHORT_LIVED,
+        )
+    )
+
+
+def started(make: Callable[[int], Cluster]) -> Cluster:
+    """Return a cluster that runs; `make` gets the number of the attempt, from 1 to 3."""
+    for attempt in (1, 2, 3):
+        cluster = make(attempt)
         try:
             cluster.start()
         except BrokerError:
             # Another program may have taken one of the ports: retry with other ports.
             cluster.kill()
-            if last:
+            if attempt == 3:
                 raise
         else:
             break

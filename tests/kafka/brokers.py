@@ -142,7 +142,7 @@ class KafkaCluster:
         for node in self.nodes:
             if not self.is_running(node):
                 self._launch(node)
-        self._wait_ready()
+        self.wait_ready()
 
     def stop(self, node: int | None = None) -> None:
         """Stop one broker, or all, with SIGTERM; kill those that do not stop within 30 s."""
@@ -170,7 +170,7 @@ class KafkaCluster:
             os.kill(self._pids[node], signal.SIGTERM)
             wait_until(lambda: not self.is_running(node), STOP_S, f"broker {node} did not stop")
         self._launch(node)
-        self._wait_ready()
+        self.wait_ready()
 
     def is_running(self, node: int) -> bool:
         """Return True if the process of this broker runs.
@@ -293,7 +293,8 @@ class KafkaCluster:
             info = {"brokers": self.brokers, "ports": self.ports, "pids": self._pids}
             (self.folder / INFO_NAME).write_text(json.dumps(info))
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Return when each running broker sees all of them alive; raises BrokerError after 60 s."""
         running = [node for node in self.nodes if self.is_running(node)]
 
         def ready() -> bool:

@@ -150,10 +150,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         self.set_clock(self.now)
-        connection = KafkaConnection(bootstrap=self.kafka.bootstrap)
-        self.producer = KafkaProducer(**connection.producer_options())
-        self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        self._consumer = KafkaConsumer(**connection.consumer_options())
+        self._connect()
         self._records: dict[str, list[Any]] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._partition_counts: dict[str, int] = {}
@@ -163,6 +160,20 @@ class Workers:
         for worker in self.running:
             if worker.runs:
                 worker.kill()
+        self._disconnect()
+
+    def reconnect(self) -> None:
+        """Use new clients: after an outage of some brokers, an old one can get no end offsets."""
+        self._disconnect()
+        self._connect()
+
+    def _connect(self) -> None:
+        connection = KafkaConnection(bootstrap=self.kafka.bootstrap)
+        self.producer = KafkaProducer(**connection.producer_options())
+        self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        self._consumer = KafkaConsumer(**connection.consumer_options())
+
+    def _disconnect(self) -> None:
         self.producer.close()
         self.admin.close()
         self._consumer.close()
