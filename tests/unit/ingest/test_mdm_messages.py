@@ -170,6 +170,13 @@ def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> 
     assert fields_of(translation, "mdm.bootstrap_token_set") == {"escrowed": False}
 
 
+@pytest.mark.parametrize("kind", ["GetBootstrapToken", "GetToken"])
+def test_request_for_a_token_shows_only_that_mdm_was_in_contact(kind: str) -> None:
+    translation = translate("nanomdm", webhook(f"mdm.{kind}", {"MessageType": kind, "UDID": UDID}))
+    assert reasons(translation) == []
+    assert fields_of(translation) == {}
+
+
 # --- device, channel and server ---
 
 
