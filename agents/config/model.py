@@ -308,10 +308,10 @@ class SiteLimits(StrictModel):
 class SiteConfig(StrictModel):
     """One live site.
 
-    `time_zone` is the site's, for Macs whose own zone is unknown. `mdm_servers` are the servers of
-    its Macs, `ssh` is the access without one. `installers` is the cache of installers; without it
-    each Mac fetches its own from Apple. `methods` are the only ones that its agents use; each needs
-    its server, or `ssh`.
+    `time_zone` is the zone of its Macs: MDM does not report a Mac's own. `mdm_servers` are the
+    servers of its Macs, `ssh` is the access without one. `installers` is the cache of installers;
+    without it each Mac fetches its own from Apple. `methods` are the only ones that its agents use;
+    each needs its server, or `ssh`.
     `allow_destructive`: the serial numbers of the Macs that a job may erase or reinstall.
     `accept_permits`: a job may also do so on a Mac for which it has a permit of the policy.
     `erase_pin`: six digits, for Macs that require a PIN to be erased (Intel without T2).
